@@ -18,18 +18,16 @@ from celeriac import Celeriac
 from celeriac.drivers.peer import _registry as peers
 from celeriac.hub.keys import make_client, make_hub
 from celeriac.tasks.shared import _apps, _shared
-from tests import patience
-from tests.activemq_server import ActiveMQServer, running_activemq
+from tests import patience, shared_servers
+from tests.activemq_server import ActiveMQServer
 from tests.amqp10_server import Double, running_double
 from tests.clock import FakeClock
 from tests.hub_server import HubServer, SharedClock, running_hub
-from tests.mariadb_server import MariaDBServer, running_mariadb
+from tests.mariadb_server import MariaDBServer
 from tests.mongodb_server import MongoServer, running_mongodb
-from tests.ports import free_port
-from tests.postgresql_server import PostgreSQLServer, running_postgresql
+from tests.postgresql_server import PostgreSQLServer
 from tests.promises.harness import Stage, set_stage
-from tests.promises.stores import shared_servers
-from tests.rabbitmq_server import STOMP, FrailRabbit, Place, RabbitServer, a_place, running_frail_rabbit, running_rabbit
+from tests.rabbitmq_server import FrailRabbit, Place, RabbitServer, a_place, running_frail_rabbit
 from tests.redis_server import RedisServer, running_redis
 from tests.scratch import keep_bytecode, use_memory
 
@@ -80,8 +78,8 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """End the servers that the stages of the promises share. (Processes of pytest-xdist run no `atexit`.)"""
-    shared_servers.close()
+    """End the servers that tests share. (Processes of pytest-xdist run no `atexit`.)"""
+    shared_servers.end()
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
@@ -169,10 +167,9 @@ def collected() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def rabbit() -> Iterator[RabbitServer]:
-    """A RabbitMQ for all tests that leave it running; each makes a vhost of its own."""
-    with running_rabbit(**{STOMP: f"127.0.0.1:{free_port()}"}) as server:
-        yield server
+def rabbit() -> RabbitServer:
+    """A RabbitMQ for all tests; each makes a vhost of its own. Those of the promises kill and freeze it, too."""
+    return shared_servers.rabbit()
 
 
 @pytest.fixture
@@ -218,17 +215,15 @@ def amqp10_double(shared_double: Double) -> Double:
 
 
 @pytest.fixture(scope="session")
-def activemq() -> Iterator[ActiveMQServer]:
-    """An ActiveMQ for all tests that leave it running; each has names of its own."""
-    with running_activemq(others=True) as server:
-        yield server
+def activemq() -> ActiveMQServer:
+    """An ActiveMQ for all tests; each has names of its own."""
+    return shared_servers.activemq()
 
 
 @pytest.fixture(scope="session")
-def shared_postgresql() -> Iterator[PostgreSQLServer]:
+def shared_postgresql() -> PostgreSQLServer:
     """A PostgreSQL for all tests; each makes a database of its own."""
-    with running_postgresql() as server:
-        yield server
+    return shared_servers.postgresql()
 
 
 @pytest.fixture
@@ -239,10 +234,9 @@ def postgresql(shared_postgresql: PostgreSQLServer) -> Iterator[PostgreSQLServer
 
 
 @pytest.fixture(scope="session")
-def shared_mariadb() -> Iterator[MariaDBServer]:
+def shared_mariadb() -> MariaDBServer:
     """A MariaDB for all tests; each makes a database of its own."""
-    with running_mariadb() as server:
-        yield server
+    return shared_servers.mariadb()
 
 
 @pytest.fixture

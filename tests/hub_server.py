@@ -1,29 +1,18 @@
-"""A real hub for the tests: a process of its own on a free port, with its data in a temporary folder.
-
-Tests kill and start hubs all the time, and half a second of each start would be imports. So a process that has imported
-everything, and has opened nothing, forks them (`python -m tests.hub_server`). The fork runs the command as it is.
-"""
+"""A real hub for the tests: a process of its own on a free port, with its data in a temporary folder."""
 
 from __future__ import annotations
 
-import atexit
-import json
 import os
-import select
 import signal
 import struct
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-from celeriac.cli import hub as _imported  # noqa: F401 - with all that the command needs
-from celeriac.cli import main
 from celeriac.hub.serve import Hub
 from tests.clock import FakeClock
+from tests.forked import COMMAND, Forked
 from tests.patience import PATIENCE, wait_for
 from tests.ports import free_port
 from tests.signalling import send
@@ -76,9 +65,11 @@ class HubServer:
     def start(self) -> None:
         self.log.touch()
         begin = self.log.stat().st_size
-        self.process = process = Forked(arguments=self.arguments, log=str(self.log.absolute()), cwd=os.getcwd(),
-                                        environment=dict(os.environ), bind=self.bind, data=str(self.data),
-                                        moment=str(self.clock.path) if self.clock is not None else "")  # fmt: skip
+        function, words = COMMAND, self.arguments
+        if self.clock is not None:
+            function, words = "tests.hub_server:run_hub", [self.bind, str(self.data), str(self.clock.path)]
+        self.process = process = Forked(function, *words, cwd=os.getcwd(), environment=os.environ, log=self.log,
+                                        imports=["celeriac.cli.hub", "celeriac.hub.serve"])  # fmt: skip
 
         def ready() -> bool:
             assert process.poll() is None, self.text()
@@ -115,49 +106,6 @@ class HubServer:
             self.kill()
 
 
-class Forked:
-    """A process that is no child of this one, as far as it is used like a `Popen`."""
-
-    def __init__(self, **wanted: Any) -> None:
-        forker = _forker()
-        assert forker.stdin is not None
-        assert forker.stdout is not None
-        forker.stdin.write(json.dumps(wanted) + "\n")
-        forker.stdin.flush()
-        self.pid = int(forker.stdout.readline())
-        self._descriptor = -1
-        with suppress(ProcessLookupError):  # it has ended already
-            self._descriptor = os.pidfd_open(self.pid)
-
-    def poll(self) -> int | None:
-        """Return None while it runs."""
-        return None if self._descriptor >= 0 and not self._has_ended(0.0) else 0
-
-    def wait(self, seconds: float) -> None:
-        """Wait for its end."""
-        if self._descriptor >= 0 and not self._has_ended(seconds):
-            raise TimeoutError(f"The process {self.pid} has not ended within {seconds:g} s")
-
-    def _has_ended(self, seconds: float) -> bool:
-        if not select.select([self._descriptor], [], [], seconds)[0]:
-            return False
-        os.close(self._descriptor)
-        self._descriptor = -1
-        return True
-
-
-@cache
-def _forker() -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-m", "tests.hub_server"], cwd=Path(__file__).parents[1], text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
-    atexit.register(_end, process)
-    return process
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.communicate()  # it reads to the end of its input
-
-
 @contextmanager
 def running_hub(folder: Path, *arguments: str, bind: str = "", clock: SharedClock | None = None,
                 query: str = "") -> Iterator[HubServer]:  # fmt: skip
@@ -169,35 +117,9 @@ def running_hub(folder: Path, *arguments: str, bind: str = "", clock: SharedCloc
         server.end()
 
 
-def _fork_hubs() -> None:
-    """Fork a process for each line of the input; write its number."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # none is waited for
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _become_hub(**json.loads(line))
-            os._exit(0)
-        print(child, flush=True)
-
-
-def _become_hub(arguments: list[str], log: str, cwd: str, environment: dict[str, str], bind: str, data: str,
-                moment: str) -> None:  # fmt: skip
-    os.setsid()
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(environment)
-    nothing, output = os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_APPEND)
-    for number, descriptor in enumerate((nothing, output, output)):
-        os.dup2(descriptor, number)
-    if not moment:
-        main(arguments, prog_name="celeriac")
-        return
+def run_hub(bind: str, data: str, moment: str) -> None:
+    """Run a hub whose time is in a file."""
     hub = Hub([bind], data, clock=FileClock(moment))
     hub.open()
     print("the hub is ready", file=sys.stderr, flush=True)
     hub.run()
-
-
-if __name__ == "__main__":
-    _fork_hubs()

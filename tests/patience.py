@@ -20,6 +20,7 @@ __all__ = ["FOR_EVER", "PATIENCE", "eventually", "exact", "in_time", "slowness",
 PATIENCE = 120.0  # seconds
 FOR_EVER = 600.0  # seconds; of waits that are cut short by what they wait for, and sooner than this by the test
 MARGIN = 10.0
+SHORTEST, LONGEST = 0.01, 0.25  # seconds between two looks at a condition
 USUAL = 0.06  # seconds that `WORK` takes on two idle cores
 WORK = """
 import os, tempfile
@@ -60,19 +61,28 @@ def in_time(took: float, seconds: float) -> bool:
 
 def wait_for(condition: Callable[[], Any], what: str = "the condition") -> Any:
     """Return what the condition gives, as soon as that is true; fail after `PATIENCE` seconds."""
-    deadline = time.monotonic() + PATIENCE
+    begun = looked = time.monotonic()
     while not (found := condition()):
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > begun + PATIENCE:
             raise AssertionError(f"{what} did not come about within {PATIENCE:g} s")
-        time.sleep(0.01)
+        time.sleep(pause_after(now - looked))
+        looked = time.monotonic()
     return found
 
 
 async def eventually(condition: Callable[[], Any], what: str = "the condition") -> Any:
     """Coroutine version of `wait_for`: the loop runs on meanwhile."""
-    deadline = time.monotonic() + PATIENCE
+    begun = looked = time.monotonic()
     while not (found := condition()):
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > begun + PATIENCE:
             raise AssertionError(f"{what} did not come about within {PATIENCE:g} s")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(pause_after(now - looked))
+        looked = time.monotonic()
     return found
+
+
+def pause_after(took: float) -> float:
+    """Return for how long to wait between two looks that take so long: looking must not keep others from their work."""
+    return min(max(SHORTEST, 3 * took), LONGEST)

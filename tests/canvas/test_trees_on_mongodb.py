@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celeriac.backends.mongodb import MongoBackend
+from tests import patience
 from tests.canvas.oracle import Node, trees
 from tests.canvas.test_mishaps import hold
 from tests.canvas.test_trees import SETTINGS, World
@@ -21,7 +22,7 @@ from tests.mongodb_server import LEFT, MongoServer, database_on
 
 pytestmark = [pytest.mark.filterwarnings(LEFT), pytest.mark.usefixtures("collected")]
 
-CASES = int(os.environ.get("CELERIAC_TEST_TREES", "2000")) // 200
+CASES = int(os.environ.get("CELERIAC_TEST_TREES", "2000" if patience.exact else "1000")) // 200
 
 
 class Pending:

@@ -17,16 +17,13 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.activemq_server import ActiveMQServer, running_activemq
+from tests import shared_servers
 from tests.hub_server import HubServer
 from tests.patience import PATIENCE
-from tests.promises.stores import MariaDBStore, MongoStore, OnServer, PostgreSQLStore, Store, shared_servers
-from tests.rabbitmq_cluster import RabbitCluster, running_cluster
-from tests.rabbitmq_server import RabbitServer, running_rabbit
+from tests.promises.stores import MariaDBStore, MongoStore, OnServer, PostgreSQLStore, Store
 from tests.redis_server import RedisServer
 
 __all__ = [
@@ -187,7 +184,7 @@ class RabbitGround(OnServer, SQLiteGround):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.server = _rabbit()
+        self.server = shared_servers.rabbit()
         self.vhost = self.server.vhost()
         self.environment = {"CELERIAC_BROKER_URL": self.server.url(self.vhost),
                             "CELERIAC_RESULT_BACKEND": self.url}  # fmt: skip
@@ -221,17 +218,12 @@ class Amqp10Ground(RabbitGround):
         self.environment["CELERIAC_BROKER_URL"] = self.server.url(self.vhost).replace("amqp://", "amqp10://")
 
 
-@cache
-def _rabbit() -> RabbitServer:
-    return shared_servers.enter_context(running_rabbit())
-
-
 class RabbitClusterGround(OnServer, SQLiteGround):
     """Three nodes of RabbitMQ, for all stages; outcomes are in SQLite. One node is away at a time: the next one."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.cluster = _cluster()
+        self.cluster = shared_servers.rabbit_cluster()
         self.vhost = self.cluster.nodes[0].vhost()
         self.next = 0  # the number of the node that is taken away next
         self._is_split = False  # after a node was frozen, the others may not see it for long; their queues go on
@@ -261,14 +253,9 @@ class RabbitClusterGround(OnServer, SQLiteGround):
     def end(self) -> None:
         if self._is_split:
             self.cluster.end()
-            _cluster.cache_clear()
+            shared_servers.rabbit_cluster.cache_clear()
         else:
             self.cluster.nodes[0].drop(self.vhost)
-
-
-@cache
-def _cluster() -> RabbitCluster:
-    return shared_servers.enter_context(running_cluster())
 
 
 # --- ActiveMQ -----------------------------------------------------------------------------------------
@@ -282,16 +269,11 @@ class ActiveMQGround(OnServer, SQLiteGround):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.server = _activemq()
+        self.server = shared_servers.activemq()
         self.environment = {"CELERIAC_BROKER_URL": self.server.url(), "CELERIAC_RESULT_BACKEND": self.url}
 
     def end(self) -> None:
         """Do nothing: the server is for all stages."""
-
-
-@cache
-def _activemq() -> ActiveMQServer:
-    return shared_servers.enter_context(running_activemq())
 
 
 # --- A broker, and outcomes elsewhere -----------------------------------------------------------------

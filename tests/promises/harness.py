@@ -12,9 +12,9 @@ import importlib.util
 import os
 import shutil
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -24,16 +24,19 @@ import psutil
 import pytest
 
 from celeriac import Celeriac
+from celeriac.app.schemes import BACKEND, BROKER
 from celeriac.inspector import Inspector
 from celeriac.ports.operations import QueueCounts
 from tests.environment import without_settings
+from tests.forked import COMMAND, Forked
 from tests.mongodb_server import LEFT
 from tests.patience import PATIENCE, wait_for
 from tests.promises.grounds import ALL_GROUNDS, Ground, PairGround
 
-__all__ = ["LEASE", "SHORT_LEASE", "Run", "Stage", "Worker", "get", "lives", "on", "set_stage"]
+__all__ = ["LEASE", "SHORT_LEASE", "Run", "Stage", "Worker", "get", "imports_of", "lives", "on", "set_stage"]
 
 LEASE = 60.0  # seconds; no worker is kept from renewing it for so long, however busy the machine is
+SQL_DRIVERS = {"db+mariadb": "pymysql", "db+postgresql": "psycopg"}
 SHORT_LEASE = 3.0  # seconds; of those whose lease is to run out
 
 
@@ -62,6 +65,15 @@ def get(result: Any) -> Any:
     return result.get(timeout=PATIENCE)
 
 
+def imports_of(command: str, environment: Mapping[str, str]) -> list[str]:
+    """Return what a command of Celeriac imports: its own module, and the drivers of the servers that it uses."""
+    urls = [environment.get(f"CELERIAC_{name}", "sqlite://") for name in ("BROKER_URL", "RESULT_BACKEND")]
+    schemes = [url.partition("://")[0] for url in urls]
+    found = [kind.adapter(scheme) for kind in (BROKER, BACKEND) for scheme in schemes]
+    packages = [SQL_DRIVERS[scheme] for scheme in schemes if scheme in SQL_DRIVERS]
+    return [f"celeriac.cli.{command}", *(adapter.module for adapter in found if adapter is not None), *packages]
+
+
 def lives(process: psutil.Process) -> bool:
     """Say whether a process is running, and not a zombie."""
     try:
@@ -76,10 +88,9 @@ class Worker:
     def __init__(self, folder: Path, name: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
-        command = [sys.executable, "-m", "celeriac", "-A", "victim", "worker", "-n", name, *arguments]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=log, start_new_session=True)  # fmt: skip
+        self.log.write_text("")
+        self.process = Forked(COMMAND, "-A", "victim", "worker", "-n", name, *arguments, cwd=folder, log=self.log,
+                              environment=environment, imports=imports_of("worker", environment))  # fmt: skip
         (folder / f"{name}.pid").write_text(str(self.pid))
 
     @property
@@ -161,6 +172,8 @@ class Stage:
         self.app: Celeriac = victim.app
         self.ground = ground
         self.workers: list[Worker] = []
+        self._runs: defaultdict[str, list[Run]] = defaultdict(list)  # what was read of the journal
+        self._read = 0  # bytes of it
 
     # --- Workers --------------------------------------------------------------------------------------
 
@@ -187,13 +200,14 @@ class Stage:
 
     def journal(self, what: str = "start") -> list[Run]:
         """Return the runs that were started (or ended), in order."""
-        runs = []
-        whole, _, _ = (self.folder / "journal").read_text().rpartition("\n")  # the last line may be half written
-        for line in whole.splitlines():
+        with (self.folder / "journal").open("rb") as file:
+            file.seek(self._read)
+            whole, newline, _ = file.read().rpartition(b"\n")  # the last line may be half written
+        self._read += len(whole + newline)
+        for line in whole.decode().splitlines():
             kind, id, attempt, deliveries, pid, at, worker = line.split(" ")
-            if kind == what:
-                runs.append(Run(kind, id, int(attempt), int(deliveries), int(pid), float(at), worker))
-        return runs
+            self._runs[kind].append(Run(kind, id, int(attempt), int(deliveries), int(pid), float(at), worker))
+        return self._runs[what].copy()
 
     def runs(self, *results: Any) -> list[Run]:
         """Return the runs of these results that were started."""

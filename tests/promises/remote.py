@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import httpx
 import pytest
 
 from tests.environment import without_settings
+from tests.forked import COMMAND, Forked
 from tests.patience import PATIENCE, wait_for
 from tests.ports import free_port
-from tests.promises.harness import LEASE, Stage
+from tests.promises.harness import LEASE, Stage, imports_of
 
 __all__ = ["Node", "Web", "needs_node"]
 
@@ -36,7 +37,7 @@ class _Process:
         self.stage = stage
         self.name = name
         self.log = stage.folder / f"{name}.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
 
     @property
     def pid(self) -> int:
@@ -46,13 +47,10 @@ class _Process:
     def text(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
-    def _start(self, command: list[str], ready: str, **settings: Any) -> None:
-        environment = without_settings() | {f"CELERIAC_{name.upper()}": str(value) for name, value in settings.items()}
+    def _start(self, start: Callable[[], subprocess.Popen[bytes] | Forked], ready: str) -> None:
+        self.log.touch()
         before = len(self.text())
-        with self.log.open("ab") as log:
-            environment |= self.stage.ground.environment
-            self.process = subprocess.Popen(command, cwd=self.stage.folder, env=environment, stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=log)  # fmt: skip
+        self.process = start()
         if self not in self.stage.workers:
             self.stage.workers.append(self)  # type: ignore[arg-type]
 
@@ -99,8 +97,13 @@ class Web(_Process):
         self.start()
 
     def start(self) -> Web:
-        command = [sys.executable, "-m", "celeriac", "-A", "victim", "web", "--port", str(self.port)]
-        self._start(command, "Ctrl-C stops it", **self.settings)
+        environment = without_settings()
+        environment |= {f"CELERIAC_{name.upper()}": str(value) for name, value in self.settings.items()}
+        environment |= self.stage.ground.environment
+        imports = ["celeriac.dashboard.application", "celeriac.web.serving", *imports_of("web", environment)]
+        words = ("-A", "victim", "web", "--port", str(self.port))
+        self._start(lambda: Forked(COMMAND, *words, cwd=self.stage.folder, environment=environment, log=self.log,
+                                   imports=imports), "Ctrl-C stops it")  # fmt: skip
         return self
 
     def client(self) -> httpx.Client:
@@ -117,12 +120,16 @@ class Node(_Process):
         self.start()
 
     def start(self) -> Node:
-        assert NODE is not None
-        self._start([NODE, str(VICTIM), str(CLIENT), self.web.url, self.name, *self.arguments], "is ready")
+        self._start(self._popen, "is ready")
         return self
+
+    def _popen(self) -> subprocess.Popen[bytes]:
+        assert NODE is not None
+        command = [NODE, str(VICTIM), str(CLIENT), self.web.url, self.name, *self.arguments]
+        with self.log.open("ab") as log:
+            return subprocess.Popen(command, cwd=self.stage.folder, env=without_settings(), stdin=subprocess.DEVNULL,
+                                    stdout=log, stderr=log)  # fmt: skip
 
     def wait(self) -> int:
         assert self.process is not None
         return self.process.wait(PATIENCE)
-
-

@@ -14,18 +14,16 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from bson import Timestamp
 
-from tests.mariadb_server import running_mariadb
+from tests import shared_servers
 from tests.mongodb_server import MongoServer, running_mongodb
-from tests.postgresql_server import running_postgresql
 from tests.sql_server import SQLServer
 
-__all__ = ["MariaDBStore", "MongoStore", "OnServer", "PostgreSQLStore", "ServerStore", "Store", "shared_servers"]
+__all__ = ["MariaDBStore", "MongoStore", "OnServer", "PostgreSQLStore", "ServerStore", "Store"]
 
 
 class Store(ABC):
@@ -146,7 +144,7 @@ class PostgreSQLStore(SQLStore):
     )
 
     def __init__(self) -> None:
-        self.server = _postgresql()
+        self.server = shared_servers.postgresql()
         super().__init__()
 
 
@@ -160,7 +158,7 @@ class MariaDBStore(SQLStore):
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.server = _mariadb()
+        self.server = shared_servers.mariadb()
         super().__init__()
 
 
@@ -218,20 +216,3 @@ class MongoStore(ServerStore):
     def end(self) -> None:
         self._stack.close()
         gc.collect()  # see `LEFT` in tests/mongodb_server.py
-
-
-# --- Servers that stages share ------------------------------------------------------------------------
-
-
-@cache
-def _postgresql() -> SQLServer:
-    return shared_servers.enter_context(running_postgresql())
-
-
-@cache
-def _mariadb() -> SQLServer:
-    return shared_servers.enter_context(running_mariadb())
-
-
-shared_servers = ExitStack()
-"""What all stages share; ended with the tests, by `tests/conftest.py`."""

@@ -261,7 +261,7 @@ def chaos(request: pytest.FixtureRequest, stage: Stage) -> tuple[int, float, int
         return 3_000, 120.0, seed
     if request.config.getoption("--chaos"):
         return 20_000 if slow else 100_000, 120.0, seed
-    return 6_000 if slow else 20_000, 14.0, seed
+    return 3_000 if slow else 10_000, 12.0, seed
 
 
 @pytest.mark.timeout(900)
@@ -334,7 +334,7 @@ def test_tasks_run_at_their_time_though_the_worker_is_restarted_half_way(
     stage: Stage, request: pytest.FixtureRequest
 ) -> None:
     full = request.config.getoption("--chaos")
-    count, seconds = (10_000, 60.0) if full else (2_000, 12.0)
+    count, seconds = (10_000, 60.0) if full else (1_000, 8.0)
     stage.app.conf.broker_publish_timeout = patience.PATIENCE
     worker = stage.worker()
     begun = time.time() + 3.0 + count / 500  # they are all sent by then

@@ -18,8 +18,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -36,10 +34,11 @@ from celeriac.ports.schedules import Entry
 from celeriac.schedules.intervals import every
 from tests import patience
 from tests.environment import without_settings
+from tests.forked import SCRIPT, Forked
 from tests.patience import wait_for
 from tests.promises.beater import declared
 from tests.promises.grounds import GROUNDS, PairGround, RabbitGround
-from tests.promises.harness import Run, Stage, on
+from tests.promises.harness import Run, Stage, imports_of, on
 from tests.promises.stores import ServerStore
 
 CLAIM_SECONDS = 2.0
@@ -73,12 +72,12 @@ class Beater:
             self.set_clock(0.0)
         self.log = stage.folder / f"{self.name}.log"
         self.frozen_until = 0.0
-        command = [sys.executable, "beater.py", self.name, str(CLAIM_SECONDS), str(count)]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                command, cwd=stage.folder, env=without_settings() | stage.ground.environment,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+        self.log.touch()
+        environment = without_settings() | stage.ground.environment
+        self.process = Forked(
+            SCRIPT, "beater.py", self.name, str(CLAIM_SECONDS), str(count), cwd=stage.folder, environment=environment,
+            log=self.log, imports=["celeriac.beat.scheduler", *imports_of("beat", environment)],
+        )  # fmt: skip
 
     def set_clock(self, wrong: float) -> None:
         new = self.clock.with_suffix(".new")

@@ -11,12 +11,15 @@ import time
 import pytest
 
 from tests.patience import PATIENCE, in_time
-from tests.promises.harness import LEASE, SHORT_LEASE, Stage, get
+from tests.promises.harness import LEASE, SHORT_LEASE, Stage, get, on
 from tests.promises.remote import Node, Web, needs_node
 
 pytestmark = needs_node
 
 SQLITE_REDIS_HUB = pytest.mark.parametrize("stage", ["sqlite", "redis", "hub"], indirect=True)
+SQLITE_ABOVE_ALL = pytest.mark.parametrize(  # what workers and the server do is the same with each of these brokers
+    "stage", ["sqlite", on("redis", at_length=True), "hub"], indirect=True
+)
 RABBITMQ = pytest.mark.parametrize("stage", ["rabbitmq"], indirect=True)
 
 WEB_LEASE = 12.0  # seconds; a server that was killed is there again sooner, and what was on its way runs soon after
@@ -25,7 +28,7 @@ WEB_LEASE = 12.0  # seconds; a server that was killed is there again sooner, and
 # --- P1, P2 -------------------------------------------------------------------------------------------
 
 
-@SQLITE_REDIS_HUB
+@SQLITE_ABOVE_ALL
 def test_p1_p2_the_server_is_killed_and_started_again_under_load(stage: Stage) -> None:
     """Each task runs; one that a worker held is not run twice, though the server that gave it is gone."""
     web = Web(stage)
@@ -62,7 +65,7 @@ def test_p2_a_task_that_runs_while_the_server_is_killed_runs_once(stage: Stage) 
     assert stage.recorded() == {result.id: 1 for result in results}
 
 
-@SQLITE_REDIS_HUB
+@SQLITE_ABOVE_ALL
 def test_p1_workers_are_killed_under_load(stage: Stage) -> None:
     web = Web(stage)
     stage.record()
@@ -175,7 +178,7 @@ def test_p5_a_worker_that_is_stopped_returns_what_it_cannot_finish_and_that_cost
     assert len(stage.runs(short)) == 1
 
 
-@SQLITE_REDIS_HUB
+@SQLITE_ABOVE_ALL
 def test_p5_a_server_that_is_stopped_and_started_again_costs_no_attempt(stage: Stage) -> None:
     web = Web(stage)
     Node(web, "node", concurrency=2, lease=LEASE)
