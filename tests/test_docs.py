@@ -51,6 +51,9 @@ CELL = re.compile(r"# In \[\d+\]\n")
 SERVING = re.compile(r"[Rr]unning on (http://[\w.:]+).*\n")
 SHOWN = re.compile(r"http://127\.0\.0\.1:[58]000")  # the addresses that pages show
 
+WITHOUT = " ".join(f"-p no:{name}" for name in ("anyio", "hypothesispytest", "randomly", "schemathesis", "xdist"))
+"""Options for a pytest that a page runs: without the plugins of ours that take a second to import."""
+
 WORKER, SCHEDULER, SERVER = "a worker", "a scheduler", "a web server"
 LOGS = {WORKER: "worker.log", SCHEDULER: "scheduler.log", SERVER: "server.log"}  # pages may send the same text there
 BACKGROUND = {
@@ -100,7 +103,7 @@ class Reader:
         path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
         self.environment = {**kept, "PATH": path, "COLUMNS": "120", "TERM": "dumb", "PYTHONUNBUFFERED": "1",
                             "UVICORN_PORT": "0", "FLASK_RUN_PORT": "0", "CELERIAC_WEB_PORT": "0",
-                            "no_proxy": "127.0.0.1"}  # fmt: skip
+                            "no_proxy": "127.0.0.1", "PYTEST_ADDOPTS": WITHOUT}  # fmt: skip
 
     def read(self, block: Block) -> None:
         name = FILE.match(block.text)
