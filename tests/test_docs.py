@@ -271,7 +271,7 @@ def test_every_link_leads_somewhere() -> None:
                 faults.append(f"{name} links to {target}, which is not there")
             elif anchor and anchor not in anchors(to):
                 faults.append(f"{name} links to {target}, and {to.name} has no such heading")
-    assert faults == []
+    assert not faults, "\n".join(faults)
 
 
 @functools.cache
@@ -291,7 +291,7 @@ def test_every_setting_that_a_page_names_exists() -> None:
         text = page.read_text(encoding="utf-8")
         named = set(re.findall(r"`((?:broker|task|result|worker|message|sqlite)_[a-z_]+)(?:=[^`]*)?`", text))
         faults += [f"{page.relative_to(ROOT)} names {name}, which is no setting" for name in sorted(named - known)]
-    assert faults == []
+    assert not faults, "\n".join(faults)
 
 
 def table(page: str, heading: str) -> set[str]:

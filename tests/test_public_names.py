@@ -78,7 +78,7 @@ def test_all_is_exact(modules: dict[str, Module]) -> None:
             faults.append(f"{name}.__all__ names what is not there: {missing}")
         if len(offered) != len(set(offered)):
             faults.append(f"{name}.__all__ names something twice")
-    assert faults == []
+    assert not faults, "\n".join(faults)
 
 
 def test_every_public_class_and_function_is_offered(modules: dict[str, Module]) -> None:
@@ -90,7 +90,7 @@ def test_every_public_class_and_function_is_offered(modules: dict[str, Module]) 
         left_out = [item for item in defined if not item.startswith("_") and item not in module.offered]
         if left_out:
             faults.append(f"{name}.__all__ leaves out {left_out}")
-    assert faults == []
+    assert not faults, "\n".join(faults)
 
 
 def test_a_name_that_another_module_imports_is_offered_by_the_module_that_defines_it(
@@ -107,8 +107,9 @@ def test_a_name_that_another_module_imports_is_offered_by_the_module_that_define
                 for alias in node.names
                 if f"{node.module}.{alias.name}" not in NAMES and alias.name not in offered
             ]
-    assert faults == []
+    assert not faults, "\n".join(faults)
 
 
 def test_every_module_says_what_it_is(modules: dict[str, Module]) -> None:
-    assert [name for name, found in modules.items() if not found.module.__doc__] == []
+    silent = [name for name, found in modules.items() if not found.module.__doc__]
+    assert not silent, "\n".join(silent)
