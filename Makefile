@@ -39,8 +39,8 @@ chaos: .venv/.installed servers ## 100,000 tasks on each broker while all is kil
 	$(BIN)/python -m pytest -p no:randomly -s tests/promises/test_chaos.py --chaos
 	$(BIN)/python -m pytest -p no:randomly -s --chaos tests/web/test_idempotency.py
 	$(BIN)/python -m pytest -p no:randomly --chaos tests/test_brokers.py -k 'stomp-rabbitmq or amqp-store or amqp-classic'
-	$(BIN)/python -m pytest -p no:randomly --chaos tests/test_pairs.py
-	$(BIN)/python -m pytest -p no:randomly --chaos tests/canvas tests/dashboard/test_every_page.py tests/django
+	$(BIN)/python -m pytest -p no:randomly --chaos tests/canvas tests/dashboard/test_every_page.py tests/django \
+		tests/test_benchmarks.py tests/test_pairs.py tests/test_web_examples.py
 	$(BIN)/python -m pytest -p no:randomly -s --chaos $(filter-out tests/promises/test_chaos.py,$(wildcard tests/promises/test_*.py))
 
 fuzz: .venv/.installed servers ## write 20,000 bad inputs into each place where bytes come in, on each server and pool: some hours

@@ -46,16 +46,17 @@ def main(arguments: list[str] | None = None) -> int:
     stage = Stage(options.quick, options.folder, peers=[name for name in options.peers.split(",") if name])
     reports: list[Report] = []
     failed = False
-    for name in named(options.names):
-        try:
-            with _progress(console, stage, name):
-                report = BENCHMARKS[name](stage)
-        except (BenchmarkError, psutil.Error, subprocess.TimeoutExpired) as error:
-            console.print(f"[red]{name} could not be measured.[/] ", str(error), highlight=False)
-            failed = True
-            continue
-        _print_report(console, report)
-        reports.append(report)
+    with stage.end:
+        for name in named(options.names):
+            try:
+                with _progress(console, stage, name):
+                    report = BENCHMARKS[name](stage)
+            except (BenchmarkError, psutil.Error, subprocess.TimeoutExpired) as error:
+                console.print(f"[red]{name} could not be measured.[/] ", str(error), highlight=False)
+                failed = True
+                continue
+            _print_report(console, report)
+            reports.append(report)
     for contender, module in stage.missing.items():
         own = contender in REQUIREMENTS
         how = "python -m benchmarks.environments" if own else "pip install 'celeriac[bench]'"

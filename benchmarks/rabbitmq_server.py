@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -127,18 +127,32 @@ class Node:
 
 @contextmanager
 def running(stage: Stage) -> Iterator[Node]:
-    """Run a node within a `with` block, for all of the stage's measurements."""
+    """Run a node within a `with` block, for all of the stage's measurements.
+
+    A quick run has one node for all benchmarks, until the stage ends: its start takes longer than they do.
+    """
+    with ExitStack() as block:
+        node = stage.kept.get(RABBITMQ_VARIABLE)
+        if node is None:
+            node = (stage.end if stage.quick else block).enter_context(_started(stage))
+            if stage.quick:
+                stage.kept[RABBITMQ_VARIABLE] = node
+
+        def clear() -> None:
+            node.renew()
+            stage.variables[RABBITMQ_VARIABLE] = node.url
+
+        with shared(stage, {RABBITMQ_VARIABLE: node.url}, clear):
+            yield node
+
+
+@contextmanager
+def _started(stage: Stage) -> Iterator[Node]:
     if not Path(PROGRAM).exists():
         raise BenchmarkError(MISSING)
     with stage.scratch() as folder:
         node = Node(folder)
         try:
-
-            def clear() -> None:
-                node.renew()
-                stage.variables[RABBITMQ_VARIABLE] = node.url
-
-            with shared(stage, {RABBITMQ_VARIABLE: node.url}, clear):
-                yield node
+            yield node
         finally:
             node.end()

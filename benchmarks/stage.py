@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class Stage:
     peers: Sequence[str] = ()  # the peers to measure; empty: all
     known: dict[str, Contender] = field(default_factory=dict)  # by name: contenders whose facts were read
     missing: dict[str, str] = field(default_factory=dict)  # by contender: the module that is not installed
+    kept: dict[str, Any] = field(default_factory=dict)  # servers of a quick run
+    end: ExitStack = field(default_factory=ExitStack)  # ends them
 
     def rounds(self, full: int) -> int:
         """Return the number of rounds: `full`, or 1 in a quick run."""

@@ -29,7 +29,7 @@ def start_up(stage: Stage) -> Report:
     commands["celeriac --help"].append("--help")
 
     times: dict[str, list[float]] = {what: [] for what in commands}
-    rounds = stage.amount(15, 5)
+    rounds = stage.amount(15, 2)
     with stage.scratch() as folder:
         for turn in range(-1, rounds):  # the first round warms the caches
             stage.say(f"start-up: round {max(turn + 1, 0)} of {rounds}")

@@ -197,40 +197,39 @@ def test_workflows_on_redis_are_compared(redis_installed: None, tmp_path: Path) 
     assert sent["figures"]["celeriac_canvas"]["a chain of 100"]["bytes"] < 30_000
 
 
-def test_contenders_on_rabbitmq_are_compared(rabbitmq_installed: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("peers", ["bare_rabbitmq", pytest.param("celery_rabbitmq,bare_rabbitmq",
+                                                                 marks=pytest.mark.at_length)])  # fmt: skip
+def test_contenders_on_rabbitmq_are_compared_and_a_worker_is_watched_from_outside(
+    rabbitmq_installed: None, tmp_path: Path, peers: str
+) -> None:
+    """With Celery, each of whose processes takes a second to start, at length alone."""
     pytest.importorskip("pika", reason="the extra `bench` is not installed")
     found = tmp_path / "figures.json"
-    peers = "celery_rabbitmq,bare_rabbitmq"
-    done = run("rabbitmq-delay", "--quick", "--peers", peers, "--json", str(found))
+    names = ("rabbitmq-delay", "rabbitmq-drain", "rabbitmq-roundtrip")
+    done = run(*names, "--quick", "--peers", peers, "--json", str(found))
     assert (done.returncode, done.stderr) == (0, "")
-    (report,) = json.loads(found.read_text())["reports"]
-    assert [row[0] for row in report["rows"]] == ["Celeriac", "Celery", "bare pika"]
-    assert [bar["what"] for bar in report["bars"]] == ["ours ÷ Celery", "ours ÷ bare pika"]
-    assert report["issue"] == 4
-    assert all(told["best"] > 0 for told in report["figures"].values())
-    assert any(note.startswith("rabbitmq-server ") and "confirms" in note for note in report["notes"])
-    assert "On RabbitMQ: all contenders" in done.stdout
-
-
-def test_a_worker_on_rabbitmq_is_watched_from_outside(rabbitmq_installed: None, tmp_path: Path) -> None:
-    """Ours alone, so short."""
-    pytest.importorskip("pika", reason="the extra `bench` is not installed")
-    found = tmp_path / "figures.json"
-    done = run("rabbitmq-drain", "rabbitmq-roundtrip", "--quick", "--peers", "none", "--json", str(found))
-    assert (done.returncode, done.stderr) == (0, "")
-    drain, roundtrip = json.loads(found.read_text())["reports"]
+    delay, drain, roundtrip = json.loads(found.read_text())["reports"]
+    others = [{"celery_rabbitmq": "Celery", "bare_rabbitmq": "bare pika"}[name] for name in peers.split(",")]
+    assert [row[0] for row in delay["rows"]] == ["Celeriac", *others]
+    assert [bar["what"] for bar in delay["bars"]] == [f"ours ÷ {other}" for other in others]
+    assert delay["issue"] == 4
+    assert all(told["best"] > 0 for told in delay["figures"].values())
+    assert any(note.startswith("rabbitmq-server ") and "confirms" in note for note in delay["notes"])
     assert drain["figures"]["celeriac_rabbitmq"]["best"] > 0
     assert roundtrip["figures"]["celeriac_rabbitmq"]["median_ms"] > 0
+    assert ("On RabbitMQ: all contenders" in done.stdout) is ("celery" in peers)
 
 
 def test_client_libraries_on_redis_are_compared(redis_installed: None) -> None:
     pytest.importorskip("redis", reason="the extra `bench` is not installed")
-    done = run("redis", "--count", "200", "--rounds", "1", module="benchmarks.clients")
+    clients = "redis_py,redis_py_asyncio,celeriac_redis,celeriac_redis_asyncio"
+    done = run("redis", "--count", "200", "--rounds", "1", "--clients", clients, module="benchmarks.clients")
     assert done.returncode == 0, done.stderr
     for client in ("redis-py, blocking", "redis-py, asyncio", "Celeriac, blocking", "Celeriac, asyncio"):
         assert re.search(rf"^\| {client} \| [\d,]+ \(\d+ µs\) \| [\d,]+ \(\d+ µs\) \|$", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.at_length  # the same road as on Redis; the start of a node takes most of its time
 def test_client_libraries_on_rabbitmq_are_compared(rabbitmq_installed: None) -> None:
     pytest.importorskip("pika", reason="the extra `bench` is not installed")
     clients = "py_amqp,celeriac_amqp"

@@ -17,6 +17,7 @@ How a page is read (`Reader`):
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import json
 import os
@@ -49,6 +50,9 @@ FILE = re.compile(r"(?:# |<!-- )([\w./-]+\.(?:py|toml|html))(?: -->)?\n")
 CELL = re.compile(r"# In \[\d+\]\n")
 SERVING = re.compile(r"[Rr]unning on (http://[\w.:]+).*\n")
 SHOWN = re.compile(r"http://127\.0\.0\.1:[58]000")  # the addresses that pages show
+
+WITHOUT = " ".join(f"-p no:{name}" for name in ("anyio", "hypothesispytest", "randomly", "schemathesis", "xdist"))
+"""Options for a pytest that a page runs: without the plugins of ours that take a second to import."""
 
 WORKER, SCHEDULER, SERVER = "a worker", "a scheduler", "a web server"
 LOGS = {WORKER: "worker.log", SCHEDULER: "scheduler.log", SERVER: "server.log"}  # pages may send the same text there
@@ -99,7 +103,7 @@ class Reader:
         path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
         self.environment = {**kept, "PATH": path, "COLUMNS": "120", "TERM": "dumb", "PYTHONUNBUFFERED": "1",
                             "UVICORN_PORT": "0", "FLASK_RUN_PORT": "0", "CELERIAC_WEB_PORT": "0",
-                            "no_proxy": "127.0.0.1"}  # fmt: skip
+                            "no_proxy": "127.0.0.1", "PYTEST_ADDOPTS": WITHOUT}  # fmt: skip
 
     def read(self, block: Block) -> None:
         name = FILE.match(block.text)
@@ -222,9 +226,8 @@ def test_what_a_page_says_can_be_done(name: str, tmp_path: Path) -> None:
 # --- What pages say -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", names(PAGES))
-def test_every_python_block_compiles(name: str) -> None:
-    for block in blocks(ROOT / name):
+def test_every_python_block_compiles() -> None:
+    for block in (block for page in PAGES for block in blocks(page)):
         if block.language == "python":
             compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
@@ -254,36 +257,41 @@ def _definitions(path: Path) -> Iterator[str]:
                         if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef))  # fmt: skip
 
 
-@pytest.mark.parametrize("name", names(PAGES))
-def test_every_link_leads_somewhere(name: str) -> None:
-    page = ROOT / name
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if re.match(r"[a-z]+:", target):
-            continue
-        path, _, anchor = target.partition("#")
-        to = (page.parent / path).resolve() if path else page
-        assert to.exists(), f"{name} links to {target}, which is not there"
-        assert not anchor or anchor in anchors(to), f"{name} links to {target}, and {to.name} has no such heading"
+def test_every_link_leads_somewhere() -> None:
+    faults = []
+    for page in PAGES:
+        name = page.relative_to(ROOT)
+        text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if re.match(r"[a-z]+:", target):
+                continue
+            path, _, anchor = target.partition("#")
+            to = (page.parent / path).resolve() if path else page
+            if not to.exists():
+                faults.append(f"{name} links to {target}, which is not there")
+            elif anchor and anchor not in anchors(to):
+                faults.append(f"{name} links to {target}, and {to.name} has no such heading")
+    assert not faults, "\n".join(faults)
 
 
+@functools.cache
 def anchors(page: Path) -> set[str]:
     """Return the anchors that GitHub makes of a page's headings."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("name", names([*READ, *sorted((DOCS / "reference").glob("*.md"))]))
-def test_every_setting_that_a_page_names_exists(name: str) -> None:
-    known = {*config.DEFINITIONS, *config.NOT_NEEDED}
-    if name.endswith("from-celery.md"):
-        return  # it names Celery's too
-    text = (ROOT / name).read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:broker|task|result|worker|message|sqlite)_[a-z_]+)(?:=[^`]*)?`", text))
+def test_every_setting_that_a_page_names_exists() -> None:
     columns = {"task_id", "task_name", "task_args", "task_kwargs"}
-    assert named - known - columns - {*signals.__all__, *signals.NOT_SENT} == set()
-
-
+    known = {*config.DEFINITIONS, *config.NOT_NEEDED, *columns, *signals.__all__, *signals.NOT_SENT}
+    faults = []
+    for page in [*READ, *sorted((DOCS / "reference").glob("*.md"))]:
+        if page.name == "from-celery.md":
+            continue  # it names Celery's too
+        text = page.read_text(encoding="utf-8")
+        named = set(re.findall(r"`((?:broker|task|result|worker|message|sqlite)_[a-z_]+)(?:=[^`]*)?`", text))
+        faults += [f"{page.relative_to(ROOT)} names {name}, which is no setting" for name in sorted(named - known)]
+    assert not faults, "\n".join(faults)
 
 
 def table(page: str, heading: str) -> set[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import importlib
 import pkgutil
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 
@@ -17,18 +19,37 @@ OF_DJANGO = [
                  "sent_by")
 ]
 """Modules with models, which only a Django project can import: `tests/django/suite/test_places.py` checks them."""
-MODULES = ["celeriac"] + [
+NAMES = ["celeriac"] + [
     module.name
     for module in pkgutil.walk_packages(celeriac.__path__, "celeriac.")
     if not module.name.endswith(".__main__") and module.name not in OF_DJANGO
 ]
 
 
-def parsed(name: str) -> ast.Module:
-    spec = importlib.util.find_spec(name)
-    assert spec is not None
-    assert spec.origin is not None
-    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+class Module(NamedTuple):
+    """A module of the package, and its source."""
+
+    module: ModuleType
+    tree: ast.Module
+
+    @property
+    def offered(self) -> list[str]:
+        return getattr(self.module, "__all__", [])
+
+
+def read(names: list[str]) -> dict[str, Module]:
+    """Return modules by their names."""
+    found = {}
+    for name in names:
+        module = importlib.import_module(name)
+        found[name] = Module(module, ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8")))
+    return found
+
+
+@pytest.fixture(scope="module")
+def modules() -> dict[str, Module]:
+    """Every module, read once for all rules."""
+    return read(NAMES)
 
 
 def bound(nodes: list[ast.stmt]) -> set[str]:
@@ -47,38 +68,48 @@ def bound(nodes: list[ast.stmt]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_all_is_exact(name: str) -> None:
-    module = importlib.import_module(name)
-    offered = getattr(module, "__all__", [])
-    names = bound(parsed(name).body)
-    missing = [item for item in offered if item not in names or not hasattr(module, item)]
-    assert missing == [], f"{name}.__all__ names what is not there: {missing}"
-    assert len(offered) == len(set(offered)), f"{name}.__all__ names something twice"
+def test_all_is_exact(modules: dict[str, Module]) -> None:
+    faults = []
+    for name, (module, tree) in modules.items():
+        offered = modules[name].offered
+        names = bound(tree.body)
+        missing = [item for item in offered if item not in names or not hasattr(module, item)]
+        if missing:
+            faults.append(f"{name}.__all__ names what is not there: {missing}")
+        if len(offered) != len(set(offered)):
+            faults.append(f"{name}.__all__ names something twice")
+    assert not faults, "\n".join(faults)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_public_class_and_function_is_offered(name: str) -> None:
+def test_every_public_class_and_function_is_offered(modules: dict[str, Module]) -> None:
     """Constants may be a module's own business; what can be called is offered, private, or given to a decorator."""
-    offered = getattr(importlib.import_module(name), "__all__", [])
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    defined = [node.name for node in parsed(name).body if isinstance(node, kinds) and not node.decorator_list]
-    left_out = [item for item in defined if not item.startswith("_") and item not in offered]
-    assert left_out == [], f"{name}.__all__ leaves out {left_out}"
+    faults = []
+    for name, module in modules.items():
+        defined = [node.name for node in module.tree.body if isinstance(node, kinds) and not node.decorator_list]
+        left_out = [item for item in defined if not item.startswith("_") and item not in module.offered]
+        if left_out:
+            faults.append(f"{name}.__all__ leaves out {left_out}")
+    assert not faults, "\n".join(faults)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_name_that_another_module_imports_is_offered_by_the_module_that_defines_it(name: str) -> None:
-    for node in ast.walk(parsed(name)):
-        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("celeriac."):
-            continue
-        origin = importlib.import_module(node.module or "")
-        offered = getattr(origin, "__all__", [])
-        for alias in node.names:
-            is_module = f"{node.module}.{alias.name}" in MODULES
-            assert is_module or alias.name in offered, f"{name} imports {node.module}.{alias.name}: not offered"
+def test_a_name_that_another_module_imports_is_offered_by_the_module_that_defines_it(
+    modules: dict[str, Module],
+) -> None:
+    faults = []
+    for name, module in modules.items():
+        for node in ast.walk(module.tree):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("celeriac."):
+                continue
+            offered = getattr(importlib.import_module(node.module or ""), "__all__", [])
+            faults += [
+                f"{name} imports {node.module}.{alias.name}: not offered"
+                for alias in node.names
+                if f"{node.module}.{alias.name}" not in NAMES and alias.name not in offered
+            ]
+    assert not faults, "\n".join(faults)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_module_says_what_it_is(name: str) -> None:
-    assert importlib.import_module(name).__doc__
+def test_every_module_says_what_it_is(modules: dict[str, Module]) -> None:
+    silent = [name for name, found in modules.items() if not found.module.__doc__]
+    assert not silent, "\n".join(silent)

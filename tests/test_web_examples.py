@@ -84,13 +84,15 @@ def site(example: str, folder: Path, settings: dict[str, str], python: str = sys
 UVICORN = ("uvicorn", "web:app", "--port", "0", "--timeout-graceful-shutdown", "1")
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def reports(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[httpx.Client]:
-    """The example for FastAPI, on each of two brokers."""
+@pytest.fixture(scope="module", params=["sqlite", "redis"])
+def reports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """The example for FastAPI, on each of two brokers; for all tests that leave it running."""
     settings = {}
     if request.param == "redis":
-        settings["CELERIAC_BROKER_URL"] = request.getfixturevalue("redis").url
-    with site("web_fastapi", tmp_path, settings) as found:
+        server = request.getfixturevalue("shared_redis")
+        server.ask("FLUSHALL")
+        settings["CELERIAC_BROKER_URL"] = server.url
+    with site("web_fastapi", tmp_path_factory.mktemp("reports"), settings) as found:
         found.worker("jobs")
         with found.client(*UVICORN) as client:
             yield client
@@ -177,8 +179,9 @@ def found_ready(status: dict[str, Any]) -> dict[str, Any] | None:
     return status if status["ready"] else None
 
 
+# On Redis at length alone: `promises/test_remote_workers.py` has such workers on each broker.
 @pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js: apt-get install nodejs")
-@pytest.mark.parametrize("broker", ["sqlite", "redis"])
+@pytest.mark.parametrize("broker", ["sqlite", pytest.param("redis", marks=pytest.mark.at_length)])
 def test_a_worker_in_javascript_runs_tasks_that_python_sends(
     request: pytest.FixtureRequest, tmp_path: Path, broker: str
 ) -> None:

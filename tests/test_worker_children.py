@@ -146,11 +146,11 @@ def test_a_retiring_coroutine_child_waits_for_the_runs_that_it_has_permits_for(s
     stage.worker("-c", "1", "--max-memory-per-child", "1000", message_max_bytes=20_000_000)
     stage.app.conf.message_max_bytes = 20_000_000
     results = []
-    for pause in range(0, 40, 2):
+    for pause in range(0, 40, 4):
         short = stage.send("coroutine", "sleeps", 0.1)
         stage.started(short)
         time.sleep(pause / 1000)
-        results += [short, stage.send("coroutine", "counts", "x" * 12_000_000)]
+        results += [short, stage.send("coroutine", "counts", "x" * 4_000_000)]
         get(results[-1])
     assert {run.deliveries for run in stage.runs(*results)} == {1}
     assert len(stage.runs(*results)) == len(results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from datetime import UTC, datetime
@@ -85,20 +86,28 @@ def test_days_without_the_event_are_passed_over(event: str, lat: float) -> None:
         assert schedule.previous(later) == earlier
 
 
+@functools.cache
+def above(lat: float, seconds: range) -> list[bool]:
+    """Say of each instant whether the sun is up: a second of computing."""
+    place, sun, refraction = ephem.Observer(), ephem.Sun(), float(ephem.degrees("0:34"))
+    place.lat, place.lon, place.elevation, place.pressure = str(lat), "18.9", 0, 0
+    found = []
+    for instant in seconds:
+        place.date = instant / 86_400 + module.EPOCH
+        sun.compute(place)
+        found.append(sun.alt + sun.radius + refraction > 0)
+    return found
+
+
 @pytest.mark.parametrize("event", ["sunrise", "sunset"])
 @pytest.mark.parametrize("lat", [67.5, 85.0])
 def test_no_event_is_missed_when_the_sun_begins_or_ceases_to_rise(event: str, lat: float) -> None:
     """Against the sun's altitude, every five minutes of a year."""
-    place, sun, step = ephem.Observer(), ephem.Sun(), 300
-    place.lat, place.lon, place.elevation, place.pressure = str(lat), "18.9", 0, 0
-    start, refraction = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()), float(ephem.degrees("0:34"))
-    above, crossings = [], []
-    for instant in range(start, start + 365 * 86_400, step):
-        place.date = instant / 86_400 + module.EPOCH
-        sun.compute(place)
-        above.append(sun.alt + sun.radius + refraction > 0)
-        if above[-2:] == [event == "sunset", event == "sunrise"]:
-            crossings.append(instant)
+    start, step = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()), 300
+    seconds = range(start, start + 365 * 86_400, step)
+    crossing = (event == "sunset", event == "sunrise")
+    pairs = zip(seconds[1:], pairwise(above(lat, seconds)), strict=True)
+    crossings = [instant for instant, states in pairs if states == crossing]
     schedule, tick, ticks = solar(event, lat, 18.9), start * 1000, []
     while (tick := schedule.next(tick) or 0) < (start + 365 * 86_400) * 1000:
         ticks.append(tick // 1000)
