@@ -38,7 +38,8 @@ soak: .venv/.installed servers ## run the tests six times beside other work; a t
 chaos: .venv/.installed servers ## 100,000 tasks on each broker while all is killed at random; and the promised times exactly
 	$(BIN)/python -m pytest -p no:randomly -s tests/promises/test_chaos.py --chaos
 	$(BIN)/python -m pytest -p no:randomly -s --chaos tests/web/test_idempotency.py
-	$(BIN)/python -m pytest -p no:randomly --chaos tests/test_brokers.py -k stomp-rabbitmq
+	$(BIN)/python -m pytest -p no:randomly --chaos tests/test_brokers.py -k 'stomp-rabbitmq or amqp-store or amqp-classic'
+	$(BIN)/python -m pytest -p no:randomly --chaos tests/test_pairs.py
 	$(BIN)/python -m pytest -p no:randomly --chaos tests/canvas tests/dashboard/test_every_page.py tests/django tests/web/test_browser.py
 	$(BIN)/python -m pytest -p no:randomly -s --chaos $(wildcard tests/promises/test_p[1235789]_*.py tests/promises/test_p1[01]_*.py tests/promises/test_rabbitmq_*.py)
 

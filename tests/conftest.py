@@ -29,7 +29,7 @@ from tests.ports import free_port
 from tests.postgresql_server import PostgreSQLServer, running_postgresql
 from tests.promises.harness import Stage, set_stage
 from tests.promises.stores import shared_servers
-from tests.rabbitmq_server import STOMP, Place, RabbitServer, a_place, running_rabbit
+from tests.rabbitmq_server import STOMP, FrailRabbit, Place, RabbitServer, a_place, running_frail_rabbit, running_rabbit
 from tests.redis_server import RedisServer, running_redis
 from tests.scratch import keep_bytecode, use_memory
 
@@ -159,9 +159,13 @@ def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
 
 @pytest.fixture
 def collected() -> Iterator[None]:
-    """Leave nothing to the garbage collector that it would find in a later test."""
+    """Leave nothing to the garbage collector that it would find in a later test.
+
+    What lives on is left alone by the next collections, each of which would take 40 ms.
+    """
     yield
     gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -175,6 +179,20 @@ def rabbit() -> Iterator[RabbitServer]:
 def place(rabbit: RabbitServer) -> Iterator[Place]:
     """A vhost of it."""
     with a_place(rabbit) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def frail_rabbit() -> Iterator[FrailRabbit]:
+    """A RabbitMQ for the tests that harm it; each leaves it running."""
+    with running_frail_rabbit() as made:
+        yield made
+
+
+@pytest.fixture
+def frail(frail_rabbit: FrailRabbit) -> Iterator[Place]:
+    """A vhost of it."""
+    with a_place(frail_rabbit.server) as made:
         yield made
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from tests.sql_server import SQLServer
+from tests.sql_server import Ask, SQLServer
 
 __all__ = ["PostgreSQLServer", "running_postgresql"]
 
@@ -44,11 +44,16 @@ class PostgreSQLServer(SQLServer):
         given = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         return [self.program, "-D", str(self.folder / "data"), "-p", str(self.port), *given]
 
-    def ask(self, statement: str, database: str | None = None) -> list[tuple[Any, ...]]:
+    @contextmanager
+    def administrator(self, database: str | None = None) -> Iterator[Ask]:
         with psycopg.connect(host="127.0.0.1", port=self.port, user="postgres", dbname=database or "postgres",
                              autocommit=True, connect_timeout=10) as connection:  # fmt: skip
-            cursor = connection.execute(statement)  # type: ignore[call-overload]
-            return cursor.fetchall() if cursor.description is not None else []
+
+            def ask(statement: str) -> list[tuple[Any, ...]]:
+                cursor = connection.execute(statement)  # type: ignore[call-overload]
+                return cursor.fetchall() if cursor.description is not None else []
+
+            yield ask
 
     def url(self, database: str, user: str | None = None, password: str = "") -> str:
         credentials = f"{user or 'postgres'}{':' + password if password else ''}"

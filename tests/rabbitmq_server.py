@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from pamqp import commands
@@ -36,14 +36,16 @@ from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC
 from celeriac.model.message import decode
 from celeriac.ports.broker import Lease
+from tests.certificates import Certificates
 from tests.clock import FakeClock
 from tests.patience import PATIENCE, wait_for
-from tests.ports import free_ports
+from tests.ports import free_port, free_ports
 from tests.server_process import ServerProcess, missing
 from tests.signalling import send
 
 __all__ = [
     "STOMP",
+    "FrailRabbit",
     "Place",
     "RabbitClock",
     "RabbitServer",
@@ -51,6 +53,7 @@ __all__ = [
     "die",
     "entries_of",
     "node_name",
+    "running_frail_rabbit",
     "running_rabbit",
 ]  # fmt: skip
 
@@ -228,6 +231,36 @@ def running_rabbit(**settings: str) -> Iterator[RabbitServer]:
             yield server
         finally:
             server.end()
+
+
+class FrailRabbit(NamedTuple):
+    """A server that tests may kill, freeze and set otherwise. It takes messages of at most 1 MB, and speaks TLS, too.
+
+    By TLS it requires a client certificate; its own is for 127.0.0.1.
+    """
+
+    server: RabbitServer
+    certificates: Certificates
+    port: int  # for TLS
+
+
+@contextmanager
+def running_frail_rabbit() -> Iterator[FrailRabbit]:
+    """Run such a server for as long as a block lasts."""
+    with tempfile.TemporaryDirectory(prefix="celeriac-tls-") as folder:
+        os.chmod(folder, 0o755)  # the server is another user
+        certificates = Certificates(Path(folder) / "ours")
+        certificate, key = certificates.sign("server", "IP:127.0.0.1")
+        os.chmod(key, 0o644)
+        port = free_port()
+        settings = {
+            "max_message_size": "1000000", "listeners.ssl.1": f"127.0.0.1:{port}",
+            "ssl_options.cacertfile": str(certificates.authority), "ssl_options.certfile": str(certificate),
+            "ssl_options.keyfile": str(key), "ssl_options.verify": "verify_peer",
+            "ssl_options.fail_if_no_peer_cert": "true",
+        }  # fmt: skip
+        with running_rabbit(**settings) as server:
+            yield FrailRabbit(server, certificates, port)
 
 
 @dataclass

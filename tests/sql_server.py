@@ -8,7 +8,8 @@ import signal
 import subprocess
 import time
 from abc import abstractmethod
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from tests.ports import free_port
 from tests.server_process import ServerProcess, missing
 from tests.signalling import send
 
-__all__ = ["SQLServer"]
+__all__ = ["Ask", "SQLServer"]
+
+Ask = Callable[[str], list[tuple[Any, ...]]]
 
 
 class SQLServer(ServerProcess):
@@ -52,8 +55,13 @@ class SQLServer(ServerProcess):
         """Return the command line that runs it."""
 
     @abstractmethod
+    def administrator(self, database: str | None = None) -> AbstractContextManager[Ask]:
+        """Give what carries out statements as administrator, on one connection. Raises if it cannot be reached."""
+
     def ask(self, statement: str, database: str | None = None) -> list[tuple[Any, ...]]:
-        """Carry out a statement as administrator, on a connection of its own. Raises if it cannot be reached."""
+        """Carry out a statement as administrator, on a connection of its own."""
+        with self.administrator(database) as ask:
+            return ask(statement)
 
     @abstractmethod
     def url(self, database: str, user: str | None = None, password: str = "") -> str:
@@ -66,14 +74,14 @@ class SQLServer(ServerProcess):
         return name
 
     def emptied(self) -> str:
-        """Return the name of one database that all tests share; its tables are empty."""
+        """Return the URL of one database that all tests share; its tables are empty."""
         if not self._shared:
             self._shared = self.database()
-        found = self.ask(f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{self.schema}'",
-                         self._shared)  # fmt: skip
-        for name in {name for (name,) in found if name.startswith("celeriac_")} - {"celeriac_version"}:
-            self.ask(f"DELETE FROM {name}", self._shared)
-        return self._shared
+        tables = f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{self.schema}'"
+        with self.administrator(self._shared) as ask:
+            for name in {name for (name,) in ask(tables) if name.startswith("celeriac_")} - {"celeriac_version"}:
+                ask(f"DELETE FROM {name}")
+        return self.url(self._shared)
 
     @property
     def schema(self) -> str:

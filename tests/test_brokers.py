@@ -190,6 +190,13 @@ DELAYING = {
     "test_purging_drops_what_waits_and_not_what_runs",
 }  # fmt: skip
 """Tests that send messages which are due later."""
+OF_THE_STORE = {
+    "test_a_message_that_was_due_long_ago_is_received_at_once", "test_a_scheduled_message_is_run_now",
+    "test_waiting_messages_are_moved_to_another_queue", "test_a_dead_letter_that_is_sent_again_is_as_if_new",
+    "test_ending_a_lease_gives_its_messages_back_uncounted", "test_ending_a_lease_wakes_who_receives",
+    "test_what_may_have_been_sent_before_says_so", "test_closing_is_not_the_end",
+}  # fmt: skip
+"""More tests in which a store of delayed messages, or who moves them from there, has a part."""
 UNABLE = "by STOMP, this server counts no messages and keeps none until it is due: tests/test_stomp.py"
 
 ADAPTERS: dict[str, Callable[[Path, FakeClock], AbstractContextManager[Ports]]] = {"memory": memory, "sqlite": sqlite}
@@ -206,7 +213,19 @@ if STOMP_VARIABLE in os.environ:
     BACKENDS.append("stomp-elsewhere")
 
 
-@pytest.fixture(params=[*BACKENDS, "amqp-store"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give all brokers to the tests of a broker.
+
+    Where what waits is kept in a store, all else goes as with other classic queues, and as by AMQP 1.0 with a store:
+    that is tested at length.
+    """
+    if metafunc.cls is TestBroker:
+        differs = metafunc.definition.originalname in DELAYING | COUNTING | OF_THE_STORE
+        stored = pytest.param("amqp-store", marks=() if differs else pytest.mark.at_length)
+        metafunc.parametrize("ports", [*BACKENDS, stored], indirect=True)
+
+
+@pytest.fixture
 def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Ports]:
     if request.param == "redis":
         with redis_(request.getfixturevalue("redis")) as made:
@@ -279,7 +298,11 @@ class TestJunk(JunkConformance):
     pass
 
 
-@pytest.mark.parametrize("ports", BACKENDS, indirect=True)
+REPLYING = [pytest.param(one, marks=pytest.mark.at_length) if one == "amqp-classic" else one for one in BACKENDS]
+"""Without a second type of queues for replies, which makes no difference but in an argument."""
+
+
+@pytest.mark.parametrize("ports", REPLYING, indirect=True)
 class TestBackend(BackendConformance):
     pass
 

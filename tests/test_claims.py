@@ -73,7 +73,7 @@ def claims(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
         url = f"db+sqlite:///{tmp_path}/results.db"
         if store != "sql-sqlite":
             server = request.getfixturevalue(store.removeprefix("sql-"))
-            url = str(server.url(server.emptied()))
+            url = str(server.emptied())
         database = SQLDatabase(url, None, "celeriac_", 60.0)
         yield SQLClaimStore(database)
         database.close()

@@ -65,7 +65,7 @@ def delays(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> 
         url = f"db+sqlite:///{tmp_path}/results.db"
         if store != "sql-sqlite":
             server = request.getfixturevalue(store.removeprefix("sql-"))
-            url = str(server.url(server.emptied()))
+            url = str(server.emptied())
         database = SQLDatabase(url, None, "celeriac_", 60.0)
         yield SQLDelayStore(database, clock)
         database.close()

@@ -93,7 +93,7 @@ def sql_url(system: str, request: pytest.FixtureRequest, folder: Path) -> str:
     if system == "sqlite":
         return f"db+sqlite:///{folder}/results.db"
     server = request.getfixturevalue(system)
-    return str(server.url(server.emptied()))
+    return str(server.emptied())
 
 
 class TestHistory(HistoryConformance):

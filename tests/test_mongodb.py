@@ -383,11 +383,24 @@ class BreaksOff(Server):
 
 
 @pytest.mark.parametrize("carried_out", [False, True], ids=["before a request", "after it"])
-@pytest.mark.parametrize("requests", range(22))
-async def test_an_end_that_breaks_off_anywhere_is_made_whole_by_the_next(url: str, clock: FakeClock, requests: int,
+async def test_an_end_that_breaks_off_anywhere_is_made_whole_by_the_next(url: str, clock: FakeClock,
                                                                         carried_out: bool) -> None:  # fmt: skip
+    requests = 0
+    while await _broken_off(url, clock, requests, carried_out):
+        requests += 1
+    assert requests > 10
+
+
+async def _broken_off(url: str, clock: FakeClock, requests: int, carried_out: bool) -> bool:
+    """Break off after so many requests of an end and an advance, and look at what the next try leaves.
+
+    Returns whether it came to that.
+    """
     server = BreaksOff(url, timeout=TIMEOUT)
     backend = MongoBackend(server, clock)
+    database = server.client()[server.address.database]
+    for name in database.list_collection_names():
+        database[name].delete_many({})
     backend.plant(plan("outer", left=1, missing={1: 1}))
     backend.plant(plan("inner", left=2, missing={3: 1}))
     end = node_end("inner", 0, leaves_pending=True)
@@ -395,18 +408,21 @@ async def test_an_end_that_breaks_off_anywhere_is_made_whole_by_the_next(url: st
     advance = Advance(pending=PendingNode("inner", 0), outcomes=[stands_for, inside], joins=[3])
     steps: list[Callable[[], Any]] = [lambda: backend.conclude([end]), lambda: backend.advance([advance])]
     server.left, server.carried_out = requests, carried_out
+    broken = 0
     for step in steps:
         try:
             await step()
         except Break:
+            broken += 1
             server.left = -1
             await step()
     server.left = -1
     left = await backend.claim_pending(10, 5.0)
-    assert set(left) == {PendingNode("inner", 3), PendingNode("outer", 0), PendingNode("outer", 1)}
+    assert set(left) == {PendingNode("inner", 3), PendingNode("outer", 0), PendingNode("outer", 1)}, requests
     assert set(backend.fetch([end.outcome.id, stands_for.id, inside.id])) == {end.outcome.id, stands_for.id, inside.id}
-    assert {row["_id"]: row["left"] for row in rows(backend, "workflows")} == {"inner": 0, "outer": 0}
+    assert {row["_id"]: row["left"] for row in rows(backend, "workflows")} == {"inner": 0, "outer": 0}, requests
     backend.close()
+    return broken == 1
 
 
 async def test_each_member_counts_once_however_many_workers_count_it(backend: MongoBackend) -> None:

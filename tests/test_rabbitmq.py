@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
@@ -38,22 +38,9 @@ from celeriac.ports.operations import WorkerInfo
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, one, receive, success
 from tests.patience import eventually, in_time
 from tests.ports import free_port
-from tests.rabbitmq_server import Place, RabbitServer, a_place, die, entries_of, running_rabbit
+from tests.rabbitmq_server import Place, die, entries_of
 
 TIMEOUT = 3.0  # seconds; more than a server needs that answers
-
-
-@pytest.fixture(scope="module")
-def frail_rabbit() -> Iterator[RabbitServer]:
-    """A server that tests may harm."""
-    with running_rabbit() as server:
-        yield server
-
-
-@pytest.fixture
-def frail(frail_rabbit: RabbitServer) -> Iterator[Place]:
-    with a_place(frail_rabbit) as made:
-        yield made
 
 
 async def lease_on(broker: Broker, seconds: float = 15.0) -> QueueServerLease:

@@ -14,7 +14,7 @@ from celeriac.brokers.queue_server.lease import QueueServerLease
 from celeriac.errors import NotRegistered
 from celeriac.model.clock import Clock
 from celeriac.model.outcome import Outcome
-from celeriac.ports.broker import Delivery
+from celeriac.ports.broker import Delivery, Settlement
 from celeriac.worker.decide import Ending, decide
 from tests.conformance.broker import LONG, PROMPTLY, message, receive
 from tests.rabbitmq_server import Place, die
@@ -45,41 +45,49 @@ async def arrival(lease: QueueServerLease) -> tuple[Delivery, float]:
     return got[0], time.monotonic()
 
 
+async def finished(lease: QueueServerLease, delivery: Delivery) -> None:
+    """Leave nothing for the next round of a test, which takes the same vhost: the queues of delays are costly."""
+    assert await lease.settle([Settlement(delivery=delivery)]) == [True]
+    await lease.end()
+
+
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
-@pytest.mark.parametrize("off", [OFF, -OFF])
-async def test_a_countdown_passes_by_the_clock_of_the_server(place: Place, off: float, queue_type: str) -> None:
+async def test_a_countdown_passes_by_the_clock_of_the_server(place: Place, queue_type: str) -> None:
     app = Celeriac("t", broker_url=place.url, amqp_queue_type=queue_type, environ={})
-    started = time.monotonic()
-    await app.asend_task("t", countdown=1.5)
-    delivery, came = await arrival(await lease_on(with_clock(place, off, queue_type=queue_type)))
-    assert came - started > 1.4
-    assert delivery.deliveries == 1
+    for off in (OFF, -OFF):
+        started = time.monotonic()
+        await app.asend_task("t", countdown=1.5)
+        lease = await lease_on(with_clock(place, off, queue_type=queue_type))
+        delivery, came = await arrival(lease)
+        assert came - started > 1.4, off
+        assert delivery.deliveries == 1
+        await finished(lease, delivery)
     app.close()
 
 
 @pytest.mark.parametrize("off", [OFF, -OFF])
-@pytest.mark.parametrize(("how", "delay"), [("unknown", 1.0), ("retry", 1.5), ("requeue", 1.0), ("rate", 1.5)])
-async def test_what_a_worker_returns_is_due_by_the_clock_of_the_server(
-    place: Place, off: float, how: str, delay: float
-) -> None:
+async def test_what_a_worker_returns_is_due_by_the_clock_of_the_server(place: Place, off: float) -> None:
     broker, other = with_clock(place, off), with_clock(place, -off)
-    broker.publish([message(countdown=0.1, due_at=time.time() + off + 0.1)])
-    lease, now = await lease_on(broker), time.time() + off
-    delivery, _ = await arrival(lease)
-    retry = Outcome(id=delivery.message.id, task="t", state=states.RETRY, retry_delay=delay)
-    requeue = Outcome(id=delivery.message.id, task="t", state=states.FAILURE, rejected=True, requeue=True)
-    ending = {
-        "unknown": Ending(delivery=delivery, unknown=NotRegistered("t")),
-        "retry": Ending(delivery=delivery, outcome=retry),
-        "requeue": Ending(delivery=delivery, outcome=requeue),
-        "rate": Ending(delivery=delivery, given_back=True, due_at=now + delay),
-    }[how]
-    started = time.monotonic()
-    assert await lease.settle([decide(ending, now, 3, 1e9)]) == [True]
-    await lease.end()
-    again, came = await arrival(await lease_on(other))
-    assert again.message.id == delivery.message.id
-    assert came - started > delay - 0.1
+    for how, delay in (("unknown", 1.0), ("retry", 1.5), ("requeue", 1.0), ("rate", 1.5)):
+        broker.publish([message(countdown=0.1, due_at=time.time() + off + 0.1)])
+        lease, now = await lease_on(broker), time.time() + off
+        delivery, _ = await arrival(lease)
+        retry = Outcome(id=delivery.message.id, task="t", state=states.RETRY, retry_delay=delay)
+        requeue = Outcome(id=delivery.message.id, task="t", state=states.FAILURE, rejected=True, requeue=True)
+        ending = {
+            "unknown": Ending(delivery=delivery, unknown=NotRegistered("t")),
+            "retry": Ending(delivery=delivery, outcome=retry),
+            "requeue": Ending(delivery=delivery, outcome=requeue),
+            "rate": Ending(delivery=delivery, given_back=True, due_at=now + delay),
+        }[how]
+        started = time.monotonic()
+        assert await lease.settle([decide(ending, now, 3, 1e9)]) == [True]
+        await lease.end()
+        lease = await lease_on(other)
+        again, came = await arrival(lease)
+        assert again.message.id == delivery.message.id
+        assert came - started > delay - 0.1, how
+        await finished(lease, again)
 
 
 async def test_a_message_that_has_waited_does_not_wait_again_when_it_goes_back(place: Place) -> None:

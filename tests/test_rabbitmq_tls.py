@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +16,8 @@ from celeriac.model.clock import Clock
 from tests.certificates import Certificates
 from tests.conformance.broker import message
 from tests.patience import PATIENCE
-from tests.ports import free_port
 from tests.promises.harness import set_stage
-from tests.rabbitmq_server import running_rabbit
+from tests.rabbitmq_server import FrailRabbit
 
 WAYS: dict[str, Callable[[AmqpBroker], Any]] = {
     "publish": lambda broker: broker.publish([message()]),
@@ -42,21 +39,10 @@ class Secure(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def secure() -> Iterator[Secure]:
-    with tempfile.TemporaryDirectory(prefix="celeriac-tls-") as folder:
-        ours, theirs = (Certificates(Path(folder) / name) for name in ("ours", "theirs"))
-        certificate, key = ours.sign("server", "IP:127.0.0.1")
-        mine, my_key = ours.sign("client", "DNS:client")
-        os.chmod(folder, 0o755)  # the server is another user
-        os.chmod(key, 0o644)
-        port = free_port()
-        settings = {
-            "listeners.ssl.1": f"127.0.0.1:{port}", "ssl_options.cacertfile": str(ours.authority),
-            "ssl_options.certfile": str(certificate), "ssl_options.keyfile": str(key),
-            "ssl_options.verify": "verify_peer", "ssl_options.fail_if_no_peer_cert": "true",
-        }  # fmt: skip
-        with running_rabbit(**settings):
-            yield Secure(port, ours.authority, theirs.authority, f"&ssl_certfile={mine}&ssl_keyfile={my_key}")
+def secure(frail_rabbit: FrailRabbit, tmp_path_factory: pytest.TempPathFactory) -> Secure:
+    ours, theirs = frail_rabbit.certificates, Certificates(tmp_path_factory.mktemp("tls") / "theirs")
+    mine, my_key = ours.sign("client", "DNS:client")
+    return Secure(frail_rabbit.port, ours.authority, theirs.authority, f"&ssl_certfile={mine}&ssl_keyfile={my_key}")
 
 
 def through(url: str, way: str) -> None:

@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from celeriac.worker.recorder import Recorder
 from celeriac.worker.sampling import PER_MINUTE, PER_SECOND
 from celeriac.worker.statistics import MOST_GROUPS, Ended
 from tests.clock import FakeClock
-from tests.patience import wait_for
+from tests.patience import PATIENCE, wait_for
 from tests.promises.harness import Stage, get
 from tests.rabbitmq_server import Place
 from tests.redis_server import RedisServer, running_redis
@@ -142,12 +143,56 @@ async def test_nothing_is_written_when_nothing_has_ended(
     await recorder.write()
     clock.advance(20)
     await recorder.write()  # the slot is final
-    writes = store.writes
-    await recorder.write()
-    assert store.writes == writes == 2
+    for _ in range(3):
+        clock.advance(20)
+        await recorder.write()
+    assert store.writes == 2
 
 
 # --- Outages ------------------------------------------------------------------------------------------
+
+
+async def test_what_ends_during_a_write_is_in_the_next_though_nothing_ends_later(
+    recorder: Recorder, store: Unreliable, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "SLOT", 10 * PATIENCE)  # until which a recorder without work rests
+    monkeypatch.setattr(recorder_module, "WRITE_SECONDS", 0.05)
+    is_writing, goes_on, record = asyncio.Event(), asyncio.Event(), store.record
+
+    async def slow(batch: Batch, now: float) -> None:
+        sent = deepcopy(batch)
+        is_writing.set()
+        await goes_on.wait()
+        await record(sent, now)
+
+    monkeypatch.setattr(store, "record", slow)
+    many = int(PER_SECOND)  # all of which are kept; of those after them none, which are counted alone
+    recorder.add([ended() for _ in range(many)], clock.now())
+    work = asyncio.create_task(recorder.run())
+    async with asyncio.timeout(PATIENCE):
+        await is_writing.wait()
+        recorder.add([ended()], clock.now())
+        goes_on.set()
+        while await counts(store) != {("shop.add", "SUCCESS"): many + 1}:
+            await asyncio.sleep(0.01)
+    work.cancel()
+
+
+async def test_what_has_ended_is_written_at_once_for_who_asks(
+    recorder: Recorder, store: Unreliable, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "WRITE_SECONDS", 10 * PATIENCE)
+    work = asyncio.create_task(recorder.run())
+    async with asyncio.timeout(PATIENCE):
+        for number in (1, 2):
+            recorder.add([ended()], clock.now())
+            await asyncio.gather(recorder.written(), recorder.written())
+            assert await counts(store) == {("shop.add", "SUCCESS"): number}
+        store.away = True
+        recorder.add([ended()], clock.now())
+        with pytest.raises(BrokerUnavailable, match="it is away"):
+            await recorder.written()
+    work.cancel()
 
 
 async def test_an_outage_loses_nothing(recorder: Recorder, store: Unreliable, clock: FakeClock) -> None:

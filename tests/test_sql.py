@@ -50,7 +50,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if system == "sqlite":
         return f"db+sqlite:///{tmp_path}/results.db"
     server = request.getfixturevalue(system)
-    return str(server.url(server.emptied()))
+    return str(server.emptied())
 
 
 Open = Callable[..., SQLBackend]

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celeriac import Celeriac, states
-from celeriac.backends import memcached, tyrant
+from celeriac.backends import tyrant, tyrant_memcached
 from celeriac.backends.stamped_values import StampedValues
 from celeriac.backends.tyrant import SLICE, SPAN, TyrantBackend
 from celeriac.brokers.memory import MemoryBroker
@@ -42,7 +42,9 @@ from tests.test_docs import DOCS, WORKER, Reader, blocks
 from tests.tyrant_server import TyrantServer, running_tyrant
 
 SHORT = 0.5  # seconds; of time-outs that a test waits for
-KINDS: dict[str, Callable[..., StampedValues]] = {"tyrant": tyrant.connect, "tyrant+memcached": memcached.connect}  # type: ignore[dict-item]
+KINDS: dict[str, Callable[..., StampedValues]] = {
+    "tyrant": tyrant.connect, "tyrant+memcached": tyrant_memcached.connect,
+}  # fmt: skip
 REAL = ("real tyrant", "real tyrant+memcached")
 URL = "CELERIAC_TEST_TYRANT_URL"
 

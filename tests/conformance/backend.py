@@ -148,13 +148,14 @@ class BackendConformance:
         assert len(ports.backend.fetch(ids, wait=LONG)) == 1500
         assert len(await ports.backend.afetch(ids, wait=LONG)) == 1500
 
-    @pytest.mark.parametrize("id", ["a b", "ä/ö", "x" * 300, "a\nb", "a:b"])
-    async def test_an_id_may_have_any_characters(self, ports: Ports, id: str) -> None:
-        sent = ports.outcome(id=id)
-        await ports.store(sent)
-        assert ports.backend.fetch([id]) == {id: sent}
-        ports.backend.forget([id])
-        assert ports.backend.fetch([id]) == {}
+    async def test_an_id_may_have_any_characters(self, ports: Ports) -> None:
+        sent = {id: ports.outcome(id=id) for id in ("a b", "ä/ö", "x" * 300, "a\nb", "a:b")}
+        await ports.store(*sent.values())
+        for id, outcome in sent.items():
+            assert ports.backend.fetch([id]) == {id: outcome}
+        for id in sent:
+            ports.backend.forget([id])
+            assert ports.backend.fetch([id]) == {}
 
     async def test_outcomes_are_thrown_away_when_they_expire(self, ports: Ports) -> None:
         old, new = ports.outcome(), ports.outcome()

@@ -617,17 +617,16 @@ class BrokerConformance:
             await adopted.renew()
         assert len(await receive(sweeper)) == 1
 
-    @pytest.mark.parametrize("token", ["", "x", "1", "1:2", "1:2:3", "1:-1:1:5:5", "a:b:c", ":" * 9,
-                                       "9" * 40 + ":1:1:1:1", "1:1:1:ffffffffffffffff:1", "0" * 18 + ":1:1", "é:1:1"],
-                             )  # fmt: skip
-    async def test_a_token_of_somebody_else_leads_to_nothing(self, ports: Ports, token: str) -> None:
+    async def test_a_token_of_somebody_else_leads_to_nothing(self, ports: Ports) -> None:
         ports.broker.publish([message()])
         delivery = await one(await ports.lease())
-        adopted = ports.broker.adopt(token, LEASE_SECONDS)
-        if adopted is not None:
-            assert await adopted.held([Claim(token, "default", delivery.message.id)]) == {}
-            with pytest.raises(LeaseLost):
-                await adopted.renew()
+        for token in ("", "x", "1", "1:2", "1:2:3", "1:-1:1:5:5", "a:b:c", ":" * 9, "9" * 40 + ":1:1:1:1",
+                      "1:1:1:ffffffffffffffff:1", "0" * 18 + ":1:1", "é:1:1"):  # fmt: skip
+            adopted = ports.broker.adopt(token, LEASE_SECONDS)
+            if adopted is not None:
+                assert await adopted.held([Claim(token, "default", delivery.message.id)]) == {}, token
+                with pytest.raises(LeaseLost):
+                    await adopted.renew()
 
     async def test_sweeping_gives_back_what_a_dead_worker_held(self, ports: Ports) -> None:
         ports.broker.publish([message(), message()])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +137,6 @@ def test_a_client_that_comes_back_is_told_what_it_has_missed(quiet: httpx.Client
         send(client, "shop.add", 1)
         last, _, _ = next(found)
     missed = [send(client, "shop.fail", name, wait=60).json()["id"] for _ in range(3)]
-    kept = {"q": "task:shop.fail", "limit": "3"}
-    wait_for(lambda: len(client.get(f"{API}/tasks", params=kept).json()["tasks"]) == 3, "what was missed being kept")
     with following(client, last, task="shop.fail,shop.add") as found:
         told = [next(found) for _ in range(3)]
         assert [name for _, name, _ in told] == ["attempt.ended"] * 3
@@ -145,7 +145,7 @@ def test_a_client_that_comes_back_is_told_what_it_has_missed(quiet: httpx.Client
         id, _, data = next(found)
         assert data["subject"] == later
     with following(client, id, task="shop.fail,shop.add") as found:
-        assert send(client, "shop.add", 1).json()["id"] == next(found)[2]["subject"]
+        next(of(found, [send(client, "shop.add", 1).json()["id"]]))  # what ended in the second before it may come again
 
 
 def test_a_client_is_told_of_a_gap_where_the_history_has_not_all(client: httpx.Client) -> None:
@@ -166,6 +166,20 @@ def test_a_client_is_told_of_a_gap_where_the_history_has_not_all(client: httpx.C
     old = "1000000000.0/1/x"
     with following(client, old, task="shop.add") as found:
         assert next(found)[1:] == ("gap", {"since": "2001-09-09T01:46:40.000+00:00"})
+
+
+def test_a_client_is_told_of_a_gap_if_a_worker_cannot_say_that_it_has_written_all(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        worker = served.worker("-Q", "default")
+        with httpx.Client(base_url=served.web()[1], timeout=PATIENCE, trust_env=False) as client:
+            with following(client, task="shop.add") as found:
+                send(client, "shop.add", 1)
+                last, _, _ = next(found)
+            worker.send_signal(signal.SIGSTOP)
+            headers = {"Last-Event-ID": last}
+            with client.stream("GET", f"{API}/events", params={"task": "shop.add"}, headers=headers) as answer:
+                assert [name for _, name, _ in islice(events(answer), 2)] == ["watching", "gap"]
+            worker.send_signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize(

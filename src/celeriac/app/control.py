@@ -1,6 +1,6 @@
 """`app.control`: sends commands to workers (revoke, terminate, ping and others).
 
-A command is broadcast to all workers. Each worker that it addresses runs it (`worker/remote_control.py`), and replies
+A command is broadcast to all workers. Each worker that it addresses runs it (`worker/commands.py`), and replies
 on the channel that the command names. `inspector/` sends commands and collects the replies.
 """
 

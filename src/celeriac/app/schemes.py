@@ -66,7 +66,7 @@ BACKEND = Kind("result backend", "result_backend", adapters.BACKENDS, {
     "memcached": BuiltIn("celeriac.backends.memcached", "memcached"),
     "cache+memcached": BuiltIn("celeriac.backends.memcached", "memcached"),  # as in Celery
     "tyrant": BuiltIn("celeriac.backends.tyrant", "tyrant"),
-    "tyrant+memcached": BuiltIn("celeriac.backends.memcached", "tyrant"),
+    "tyrant+memcached": BuiltIn("celeriac.backends.tyrant_memcached", "tyrant"),
     "django-db": BuiltIn("celeriac.contrib.django.db.backend", "django", "django-db"),
 }, {name: BuiltIn("celeriac.backends.sql", "sql", extra) for name, extra in SQL.items()})  # fmt: skip
 

@@ -10,8 +10,9 @@ from celeriac.errors import ResultIgnored, ResultTimeout
 from celeriac.model.clock import Duration, limit
 from celeriac.model.outcome import Outcome
 from celeriac.ports.workflows import workflow_store
+from celeriac.tasks.eager_result import EagerResult
 from celeriac.tasks.protocols import App
-from celeriac.tasks.result import LONG, AsyncResult, EagerResult, Spot, forbid_waiting
+from celeriac.tasks.result import LONG, AsyncResult, Spot, forbid_waiting
 from celeriac.tasks.shared import current_app
 
 __all__ = ["GroupResult"]

@@ -14,7 +14,8 @@ from typing import Any, Generic, TypeVar
 
 from celeriac.model.options import CallOptions
 from celeriac.model.outcome import Outcome
-from celeriac.tasks.result import LONG, AsyncResult, EagerResult, forbid_waiting
+from celeriac.tasks.eager_result import EagerResult
+from celeriac.tasks.result import LONG, AsyncResult, forbid_waiting
 from celeriac.tasks.task import Task
 
 __all__ = ["amap_tasks", "map_tasks"]

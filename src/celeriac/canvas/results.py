@@ -11,8 +11,9 @@ from typing import Any
 from celeriac.canvas.group_result import GroupResult
 from celeriac.canvas.tree import Step, Tree
 from celeriac.model.outcome import Outcome
+from celeriac.tasks.eager_result import EagerResult
 from celeriac.tasks.protocols import App
-from celeriac.tasks.result import AsyncResult, EagerResult
+from celeriac.tasks.result import AsyncResult
 
 __all__ = ["TreeSpot", "result_of"]
 

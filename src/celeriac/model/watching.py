@@ -1,6 +1,6 @@
 """Watching: what workers tell somebody who looks, as attempts end. A worker that nobody watches tells nothing.
 
-A watch is a control command (`worker/remote_control.py`) with a channel and a filter, which expires unless it is
+A watch is a control command (`worker/commands.py`) with a channel and a filter, which expires unless it is
 repeated. The worker sends the attempts that the filter means to that channel (`worker/watches.py`), up to a rate, and
 how many it has left out. The HTTP API watches for its streams of events (`web/watching.py`).
 """

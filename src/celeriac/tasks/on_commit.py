@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from celeriac.errors import CeleriacError, ImproperlyConfigured
 from celeriac.model.message import Link, Message, new_id
 from celeriac.tasks.custom_ids import free_ids
-from celeriac.tasks.result import AsyncResult, EagerResult
+from celeriac.tasks.eager_result import EagerResult
+from celeriac.tasks.result import AsyncResult
 
 if TYPE_CHECKING:
     from celeriac.model.outcome import Outcome

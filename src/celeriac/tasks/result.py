@@ -32,7 +32,7 @@ from celeriac.tasks.facts import Facts
 from celeriac.tasks.protocols import App, Spot
 from celeriac.tasks.request import current
 
-__all__ = ["LONG", "AsyncResult", "EagerResult", "Spot", "forbid_waiting"]
+__all__ = ["LONG", "AsyncResult", "Spot", "forbid_waiting"]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -355,42 +355,6 @@ class AsyncResult(Facts, Generic[R]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.task_name}[{self.id}]>"
-
-
-class EagerResult(AsyncResult[R]):
-    """The result of a task that ran in the calling process."""
-
-    __slots__ = ("_outcome",)
-
-    def __init__(self, outcome: Outcome, app: App, spot: Spot | None = None) -> None:
-        super().__init__(outcome.id, app, outcome.task, spot=spot)
-        self._outcome = outcome
-
-    @property
-    def outcome(self) -> Outcome:
-        """The outcome of the task."""
-        return self._outcome
-
-    def get(self, timeout: Duration | None = None, propagate: bool = True) -> R:
-        """Return the return value, or raise the exception of the task."""
-        return cast(R, self._unwrap(self._outcome, propagate))
-
-    async def aget(self, timeout: Duration | None = None, propagate: bool = True) -> R:
-        """Coroutine version of `get`."""
-        return self.get(timeout, propagate)
-
-    async def aoutcome(self) -> Outcome:
-        """Coroutine version of `outcome`."""
-        return self._outcome
-
-    def forget(self) -> None:
-        """Do nothing: no outcome is stored."""
-
-    def revoke(self, terminate: bool = False) -> None:
-        """Do nothing: the task has ended."""
-
-    async def arevoke(self, terminate: bool = False) -> None:
-        """Do nothing: the task has ended."""
 
 
 def _state(outcome: Outcome | None) -> str:

@@ -17,6 +17,7 @@ from celeriac.model.message import COROUTINE, PLAIN, Message
 from celeriac.model.options import CallOptions, check_class, check_task, rate
 from celeriac.ports.complete import in_thread
 from celeriac.tasks.custom_ids import afree_ids, free_ids
+from celeriac.tasks.eager_result import EagerResult
 from celeriac.tasks.hooks import HOOKS, after_before_start
 from celeriac.tasks.message_template import MessageTemplate
 from celeriac.tasks.on_commit import send_made, send_on_commit
@@ -24,7 +25,7 @@ from celeriac.tasks.overrides import OverridingTemplate, capturing
 from celeriac.tasks.pickling import task_at
 from celeriac.tasks.protocols import App, Template
 from celeriac.tasks.request import Request
-from celeriac.tasks.result import AsyncResult, EagerResult
+from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.running import RunningTask
 from celeriac.tasks.sending_many import asend_batches, send_batches, send_each
 from celeriac.tasks.signature import Signature

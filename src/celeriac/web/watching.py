@@ -2,7 +2,8 @@
 
 All streams of one server with the same filter share a feed: one channel, one watch that is repeated every 10 s. When
 the last of them ends, so does the watch. A client that comes back with `Last-Event-ID` is first told what the history
-has kept since; where that is not all, it is told of the gap. An event is told at least once: ids tell repetitions.
+has kept since, once workers have written it; where that is not all, it is told of the gap. An event is told at least
+once: ids tell repetitions.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ DROPPED_SECONDS: Final = 1.0  # between two events that say how many were left o
 LISTEN_AGAIN_SECONDS: Final = 1.0
 MOST_WAITING: Final = 1000  # events of one stream whose client reads slowly
 MOST_MISSED: Final = 1000  # events that a client is told that comes back
-WRITTEN_SECONDS: Final = 1.5  # within which workers have written into the history what has ended
 OVERLAP: Final = 1.0  # seconds: the events of several workers do not come in the order of their times
 LAST: Final = "last-event-id"
 
@@ -187,11 +187,9 @@ class _Stream:
 
     async def _missed(self, last: Position) -> AsyncIterator[bytes]:
         """Yield what the history has kept since an event, and a gap if that is not all."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(WRITTEN_SECONDS):
-                await self._site.stopping.wait()
+        is_written = await self._site.feeds.written()
         rows, is_all = await self._kept(last)
-        if not is_all:
+        if not (is_written and is_all):
             yield notice_bytes("gap", {"since": instant(last.at)})
         for row in rows:
             self._told.add(event_id(row))
@@ -224,6 +222,8 @@ class Feeds:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._feeds: dict[Filter, _Feed] = {}
+        self._current: asyncio.Future[bool] | None = None  # what workers have been asked to write
+        self._next: asyncio.Future[bool] | None = None  # … and will be asked next
 
     async def join(self, chosen: Filter, stream: Hearer) -> _Feed:
         """Let a stream have what a filter means, from when this returns."""
@@ -243,6 +243,26 @@ class Feeds:
         if not feed.streams:
             del self._feeds[chosen]
             feed.stop()
+
+    async def written(self) -> bool:
+        """Have workers write into the history what has ended; return whether all of them did.
+
+        Those who call while workers are asked share what is asked next, because that may have come too early for them.
+        """
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._write(self._current))
+        return await asyncio.shield(self._next)
+
+    async def _write(self, before: asyncio.Future[bool] | None) -> bool:
+        if before is not None:
+            await asyncio.wait([before])
+        self._current, self._next = self._next, None
+        try:
+            answers = await self._site.inspector.order("write_history")
+        except BrokerError as error:
+            log.warning("Cannot ask workers to write the history: %s", error)
+            return False
+        return not (answers.errors or answers.silent)
 
 
 class _Feed:

@@ -79,6 +79,8 @@ class Recorder:
         self._failing_since: float | None = None  # monotonic
         self._outages = outages if app.conf.history_url is None else None  # of the server that all duties use
         self._has_work = asyncio.Event()
+        self._is_asked = asyncio.Event()
+        self._waiters: list[asyncio.Future[None]] = []  # of `written`
 
     # --- What ends ------------------------------------------------------------------------------------
 
@@ -134,9 +136,13 @@ class Recorder:
         wrote = True
         while True:
             begun = time.monotonic()
+            waiters, self._waiters = self._waiters, []
+            self._has_work.clear()  # now: what ends during a write is written a second later
+            self._is_asked.clear()
             try:
                 while await self.write():
                     wrote = True
+                _answer(waiters)
                 if begun - compacted >= (COMPACT_SECONDS if wrote else IDLE_COMPACT_SECONDS):
                     compacted, wrote = begun, False
                     await self._compact()
@@ -145,23 +151,37 @@ class Recorder:
                     await self._prune()
                 self._worked()
                 pause = FIRST_PAUSE
-            except Unstorable:
+            except Unstorable as error:
+                _answer(waiters, error)
                 log.exception("The history cannot keep what was to be written, and it is dropped")
                 self._bound(0, 0)
             except (BrokerError, BackendError) as error:
+                _answer(waiters, error)
                 self._failed(error)
                 self._bound()
                 await asyncio.sleep(pause)
                 pause = next_pause(pause)
                 continue
-            except Exception:
+            except Exception as error:
+                _answer(waiters, error)
                 log.exception("Cannot write the history; what was to be written is dropped")
                 self._bound(0, 0)
-            self._has_work.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SLOT):
                     await self._has_work.wait()
-            await asyncio.sleep(max(GATHER_SECONDS, begun + WRITE_SECONDS - time.monotonic()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(GATHER_SECONDS, begun + WRITE_SECONDS - time.monotonic())):
+                    await self._is_asked.wait()
+
+    async def written(self) -> None:
+        """Have all that has ended so far written now; return when it is. Raises `CeleriacError` if it could not be."""
+        if self.history is None:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._has_work.set()
+        self._is_asked.set()
+        await waiter
 
     async def finish(self) -> None:
         """Write what is left, as far as that is possible in a moment."""
@@ -183,7 +203,7 @@ class Recorder:
             return False
         now = self._app.clock.now()
         batch = self._batch(now, last)
-        if not batch and batch.complete <= self._written_to:
+        if not batch:  # a slot without counts need not be final for anybody
             return False
         written = {key.at for key in batch.sums}
         self._changed -= written
@@ -299,3 +319,14 @@ class Recorder:
             log.warning("The history is written again after %.1f s%s", time.monotonic() - self._failing_since,
                         f"; {self.dropped:,} attempts were dropped" if self.dropped else "")  # fmt: skip
             self._failing_since = None
+
+
+def _answer(waiters: Sequence[asyncio.Future[None]], failure: Exception | None = None) -> None:
+    """Let those go on who wait until something is written, if they have no answer yet."""
+    for waiter in waiters:
+        if waiter.done():
+            continue
+        if failure is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(failure)

@@ -16,7 +16,7 @@ Its duties, each an asyncio task of its own:
 
 The pool runs beside them and calls back. Everything shares one event loop, without threads. (In the pools `threads` and
 `solo`, tasks run in threads of this process, and the first paragraph does not hold.) `Supervisor.run` has the order of
-starting and stopping. Called by `celeriac worker` and `celeriac.testing`.
+starting and stopping. Called by `run.py` and `celeriac.testing`.
 """
 
 from __future__ import annotations
@@ -32,117 +32,38 @@ import socket
 import threading
 import time
 from collections.abc import Coroutine, Iterator
-from types import FrameType
 from typing import Any
 
 from celeriac import signals
 from celeriac.app.app import Celeriac
-from celeriac.errors import AccessRefused, BackendError, BrokerError, ImproperlyConfigured
+from celeriac.errors import AccessRefused, BackendError, BrokerError
 from celeriac.metrics.counts import CHILDREN_LOST
 from celeriac.tasks.tracing import FLUSH_SECONDS
 from celeriac.worker.heartbeat import Heartbeat
 from celeriac.worker.mailer import Mailer
 from celeriac.worker.options import WorkerOptions, listed
-from celeriac.worker.pools.forkserver import start_forkserver
 from celeriac.worker.pools.pool import Pool, Reports, give_back
 from celeriac.worker.pools.process_pool import LEAVE_SECONDS, ProcessPool
 from celeriac.worker.pools.thread_pool import ThreadPool
-from celeriac.worker.pools.titles import set_title
 from celeriac.worker.pools.worker_thread import WorkerThread
-from celeriac.worker.preflight import check, import_http, raise_open_files
+from celeriac.worker.preflight import check
 from celeriac.worker.receiver import Receiver
 from celeriac.worker.remote_control import serve_commands
 from celeriac.worker.settler import Settler
 from celeriac.worker.sweeper import sweep
 
-try:
-    import uvloop
-except ImportError:  # an extra
-    uvloop = None  # type: ignore[assignment]
-
-__all__ = ["Supervisor", "run_worker"]
+__all__ = ["STOP_SIGNALS", "Supervisor", "stop_signals"]
 
 log = logging.getLogger("celeriac.worker")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 ECHO_SECONDS = 0.1  # a second stop signal within this time is not a second request
 GC_THRESHOLD = 50_000  # net allocations before the garbage collector runs: few objects here are ever in a cycle
-EXIT_SECONDS = 0.2  # at the end: for ending the lease, and for the main thread of a solo worker
+EXIT_SECONDS = 0.2  # at the end, for ending the lease
 FINAL_SECONDS = 1.0  # part of the grace time, reserved for giving back what still runs, and for the servers' answers
 
 
-def run_worker(app: Celeriac, options: WorkerOptions) -> int:
-    """Run a worker until it is asked to stop; return its exit code.
-
-    Call it in the main thread, as the last work of the process: it returns with the stop signals blocked.
-    """
-    raise_open_files()
-    set_title(f"worker {options.name}")
-    signals.worker_init.send(options.name)  # before the fork server: what receivers set up is there in each child
-    import_http(app)
-    if app.framework is not None:
-        app.framework.before_work()
-    if options.pool == "processes":
-        if app.broker_url.startswith("memory:"):
-            raise ImproperlyConfigured("memory:// lives in one process, and tasks would run in others. Use sqlite:// "
-                                       "(the default), or start the worker with --pool threads.")  # fmt: skip
-        _ = app.broker, app.backend  # import the adapters once, not in every child
-        app.close()  # the fork server must inherit no connection
-        app.tracing.warn_before_fork()
-        return _run(app, options, start_forkserver(app, options.name))
-    if options.pool == "solo":
-        return _run_solo(app, options)
-    return _run(app, options)
-
-
-def _run(app: Celeriac, options: WorkerOptions, forkserver: socket.socket | None = None) -> int:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop is not None else None) as runner:
-        return runner.run(_supervise(Supervisor(app, options, forkserver)))
-
-
-async def _supervise(supervisor: Supervisor) -> int:
-    try:
-        return await supervisor.run()
-    finally:  # the loop removes its signal handlers: one more signal would change the exit code of a finished worker
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-
-
-def _run_solo(app: Celeriac, options: WorkerOptions) -> int:
-    """Run plain tasks in the main thread, where a debugger can attach, and the supervisor in another."""
-    main_thread = WorkerThread()
-    wake_read, wake_write = os.pipe()
-    os.set_blocking(wake_read, False)
-    os.set_blocking(wake_write, False)
-    # Signal handlers cannot run while a task in the main thread is busy in C, and a task could catch what they raise.
-    # So each signal becomes a byte in this pipe, where it also waits until the supervisor has started.
-    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    for number in _stop_signals():
-        signal.signal(number, _ignore)
-    codes: list[int] = []
-
-    async def supervise() -> int:
-        return await Supervisor(app, options, main_thread=main_thread, wake=wake_read).run()
-
-    def run() -> None:
-        try:
-            codes.append(asyncio.run(supervise()))
-        finally:
-            main_thread.stop()
-            if not main_thread.stopped.wait(EXIT_SECONDS):
-                os._exit(codes[0] if codes else 1)  # a task still runs in the main thread; it was given back
-
-    thread = threading.Thread(target=run, name="celeriac-supervisor")
-    thread.start()
-    main_thread.run()
-    thread.join()
-    return codes[0] if codes else 1
-
-
-def _ignore(number: int, stack: FrameType | None) -> None:
-    pass
-
-
-def _stop_signals() -> list[signal.Signals]:
+def stop_signals() -> list[signal.Signals]:
     """Return the signals that stop a worker. SIGHUP does not if it is ignored, as under `nohup`."""
     return [number for number in STOP_SIGNALS
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]  # fmt: skip
@@ -342,7 +263,7 @@ class Supervisor:
         if self._wake is not None:
             self._loop.add_reader(self._wake, self._read_signals, self._wake)
         elif threading.current_thread() is threading.main_thread():
-            for number in _stop_signals():
+            for number in stop_signals():
                 self._loop.add_signal_handler(number, self._signalled, number)
 
     def _read_signals(self, wake: int) -> None:

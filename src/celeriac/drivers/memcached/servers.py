@@ -7,24 +7,30 @@ outcomes that the first one has, and would store a second final outcome of the s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import TypeVar
 
 from celeriac.drivers.memcached.protocol import delete_all, get_all, store_all
 from celeriac.drivers.peer import Peer, batches
+from celeriac.errors import ImproperlyConfigured
 
 __all__ = ["Servers"]
 
 Item = TypeVar("Item")
 
+PREFIX = re.compile(r"[!-~]{1,150}")  # a key has up to 250 bytes, and those of `KeyValueBackend` up to 71
 MOST_KEYS = 100  # in one request that reads or deletes
 
 
 class Servers:
-    """The servers, and the prefix of Celeriac's keys on them."""
+    """The servers, and the prefix of Celeriac's keys on them. Raises `ImproperlyConfigured` if it cannot be one."""
 
     def __init__(self, peers: Sequence[Peer], prefix: str) -> None:
+        if PREFIX.fullmatch(prefix) is None:
+            raise ImproperlyConfigured(f"Keys of Memcached cannot begin with {prefix!r}: a prefix has 1 to 150 ASCII "
+                                       "characters, and no spaces.")  # fmt: skip
         self.peers = peers
         self.prefix = prefix
         self._names = {f"{peer.host}:{peer.port}".encode(): peer for peer in peers}
