@@ -35,7 +35,8 @@ __all__ = ["THEMES", "WIDTHS", "Watched", "chromium", "opened", "seeded", "shoot
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+"""The first draws no windows, and so needs a fifth less time than the others. Debian has it as a package."""
 WIDTHS = (1280, 390)
 THEMES = ("light", "dark")
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "assets"

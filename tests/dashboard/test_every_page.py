@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page
 from starlette.routing import compile_path
 
 from celeriac.dashboard.application import ACTIONS, PAGES
+from tests import patience
 from tests.dashboard.browsing import THEMES, WIDTHS, opened
 from tests.dashboard.places import LISTS, SIZES, Place, served_place
 from tests.dashboard.seeding import HOSTILE
@@ -25,7 +26,7 @@ from tests.patience import FOR_EVER, PATIENCE
 AXE: Final = Path(__file__).resolve().parents[2] / ".venv/peers/axe/node_modules/axe-core/axe.min.js"
 SERIOUS: Final = ("serious", "critical")
 PICTURES: Final = os.environ.get("CELERIAC_TEST_PICTURES", "")
-ALL_WIDTHS: Final = (390, 2560, 1280)  # the last is that of the audit, and of the next page
+ALL_WIDTHS: Final = (1280, 390, 2560)  # a page is opened and audited in the first; the last is for the longest words
 PARAMETERS: Final = ("q", "sort", "range", "show", "offset", "queue", "status", "in", "after", "cursor", "checked")
 ELSEWHERE: Final = {
     "/tasks/selected/terminate",  # nothing runs in these places
@@ -122,10 +123,12 @@ def test_each_page_is_whole_harmless_and_accessible(
             actions.update(found["actions"])
             wrong += [(path, name, what) for name, what in found["wrong"].items() if what]
             wrong += [(path, "leads elsewhere", link) for link in found["links"] if not re.match(r"/(?!/)|#", link)]
-            for width in ALL_WIDTHS:
-                page.set_viewport_size({"width": width, "height": 900})
+            for width in ALL_WIDTHS if size == "hostile" or patience.exact else ALL_WIDTHS[:2]:
+                if width != ALL_WIDTHS[0]:
+                    page.set_viewport_size({"width": width, "height": 900})
                 if (wide := page.evaluate(WIDTH)) > width:
                     wrong.append((path, f"is {wide} pixels wide in a window of {width}"))
+            page.set_viewport_size({"width": ALL_WIDTHS[0], "height": 900})
             if PICTURES:
                 shoot(page, Path(PICTURES) / size, path)
             if is_typical:
@@ -164,7 +167,7 @@ def shoot(page: Page, folder: Path, path: str) -> None:
             page.set_viewport_size({"width": width, "height": 900})
             page.screenshot(path=folder / f"{name}-{theme}-{width}.png", full_page=True)
     page.emulate_media(color_scheme="light")
-    page.set_viewport_size({"width": ALL_WIDTHS[-1], "height": 900})
+    page.set_viewport_size({"width": ALL_WIDTHS[0], "height": 900})
 
 
 def test_axe_is_there() -> None:
@@ -173,7 +176,7 @@ def test_axe_is_there() -> None:
     assert "axe v" in AXE.read_text(encoding="utf-8")[:100]
 
 
-@pytest.mark.parametrize("place", ["one"], indirect=True)
+@pytest.mark.parametrize("place", ["many"], indirect=True)
 def test_each_page_is_complete_without_scripts(place: tuple[str, Place], browser: Browser) -> None:
     served = place[1]
     with opened(browser, java_script_enabled=False) as watched:

@@ -1,6 +1,7 @@
-"""A Django project's own tests (`suite/`), on each version of Django that is here, each file in a process of its own.
+"""A Django project's own tests (`suite/`), on each version of Django that is here, in few processes.
 
-Django's settings hold for a whole process, so these tests cannot run in this one. Django 5.2 is installed beside
+Django's settings hold for a whole process, so these tests cannot run in this one. A process takes three seconds to
+import all of it and to make its tables, so files with the same settings share one. Django 5.2 is installed beside
 Celeriac; the newest version needs Python 3.12, and an environment of its own (`make django`).
 """
 
@@ -8,9 +9,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pytest
 
@@ -23,99 +24,105 @@ from tests.rabbitmq_server import Place
 
 SUITE = ROOT / "tests" / "django" / "suite"
 
-BOTH: Final = ("django52", "newest")
-EITHER: Final = ("newest", "django52 at length")
+
+class Group(NamedTuple):
+    """Files that run in one process, in this order: they have the same settings, and may share a worker."""
+
+    python: str
+    files: tuple[str, ...]
+    at_length: bool = False
+
+
+DJANGO52: Final = sys.executable
+NEWEST_DJANGO: Final = str(NEWEST if NEWEST.exists() else sys.executable)
+"""Without an environment for it, all runs are on Django 5.2."""
 ON_SQLITE: Final = {
     # What depends on Django's version, on both; what depends on a database, once on each, with either version.
-    "test_admin.py": BOTH,
-    "test_database.py": ("django52",),
-    "test_database_conformance.py": ("django52",),
-    "test_mail.py": EITHER,
-    "test_migrate_beat.py": ("newest",),
-    "test_on_commit.py": ("django52",),
-    "test_periodic_tasks.py": ("django52",),
-    "test_places.py": EITHER,
-    "test_project.py": EITHER,
-    "test_shared_file.py": EITHER,
-    "test_task_backend.py": BOTH,
-    "test_views.py": EITHER,
-    "test_without_time_zones.py": ("newest",),
-}
+    "results-in-django52": Group(DJANGO52, ("test_database_conformance.py", "test_periodic_tasks.py", "test_admin.py",
+                                            "test_database.py")),  # the last has a worker, which the others lack
+    "results-in-newest": Group(NEWEST_DJANGO, ("test_admin.py", "test_places.py")),
+    "results-in-sqlite-django52": Group(DJANGO52, ("test_on_commit.py", "test_task_backend.py")),
+    "results-in-sqlite-newest": Group(NEWEST_DJANGO, ("test_migrate_beat.py", "test_mail.py", "test_project.py",
+                                                      "test_task_backend.py", "test_views.py")),
+    "shared-file": Group(NEWEST_DJANGO, ("test_shared_file.py",)),
+    "without-time-zones": Group(NEWEST_DJANGO, ("test_without_time_zones.py",)),
+    "others-with-django52": Group(DJANGO52, ("test_mail.py", "test_project.py", "test_views.py"), at_length=True),
+    "places-with-django52": Group(DJANGO52, ("test_places.py",), at_length=True),
+    "shared-file-with-django52": Group(DJANGO52, ("test_shared_file.py",), at_length=True),
+}  # fmt: skip
 ON_POSTGRESQL: Final = {
-    "test_arguments.py": EITHER,
-    "test_connections.py": EITHER,
-    "test_database.py": ("newest",),
-    "test_database_conformance.py": ("newest",),
-    "test_on_commit.py": ("newest",),
-    "test_periodic_tasks.py": ("newest",),
-}
+    "results-in-django": Group(NEWEST_DJANGO, ("test_database_conformance.py", "test_periodic_tasks.py",
+                                               "test_database.py")),
+    "results-in-sqlite": Group(NEWEST_DJANGO, ("test_connections.py", "test_arguments.py", "test_on_commit.py")),
+    "connections-with-django52": Group(DJANGO52, ("test_connections.py", "test_arguments.py"), at_length=True),
+}  # fmt: skip
 ON_MARIADB: Final = {
-    "test_database.py": ("django52",),
-    "test_database_conformance.py": ("django52 at length",),
-    "test_periodic_tasks.py": ("django52 at length",),
+    "database": Group(DJANGO52, ("test_database.py",)),
+    "others": Group(DJANGO52, ("test_database_conformance.py", "test_periodic_tasks.py"), at_length=True),
 }
-IN_DJANGO: Final = ("test_admin.py", "test_database.py", "test_periodic_tasks.py", "test_without_time_zones.py")
+IN_DJANGO: Final = {"test_admin.py", "test_database.py", "test_periodic_tasks.py", "test_without_time_zones.py"}
 """The files that have their results in `django-db://`."""
-WITH_MODELS: Final = (*IN_DJANGO, "test_database_conformance.py", "test_places.py")
+WITH_MODELS: Final = {*IN_DJANGO, "test_database_conformance.py", "test_places.py"}
 """The files that need `celeriac.contrib.django.db`. For the others it would make each process slower to start."""
 SHARING: Final = "test_shared_file.py"
 """The file whose broker is in Django's database."""
 
 
-def run(python: str, file: str, folder: Path, **environment: str) -> None:
-    """Run a file of the suite. Fails with what it has printed."""
+def run(group: Group, folder: Path, **environment: str) -> None:
+    """Run files of the suite. Fails with what they have printed."""
     variables = {"BAZAAR_FOLDER": str(folder), **environment}
-    if file == "test_without_time_zones.py":
+    files = set(group.files)
+    if "test_without_time_zones.py" in files:
         variables["BAZAAR_WITHOUT_ZONES"] = "1"
-    if file not in WITH_MODELS:
+    if not files & WITH_MODELS:
         variables["BAZAAR_WITHOUT_MODELS"] = "1"
-    if file in IN_DJANGO:
+    if files & IN_DJANGO:
         variables["BAZAAR_RESULT_BACKEND"] = "django-db://"
-    if file == SHARING and "BAZAAR_DATABASE" not in environment:
+    if SHARING in files and "BAZAAR_DATABASE" not in environment:
         shared = folder / "bazaar.sqlite3"
         variables |= {"BAZAAR_DATABASE": in_sqlite(shared), "BAZAAR_BROKER_URL": f"sqlite:///{shared}",
                       "BAZAAR_RESULT_BACKEND": f"sqlite:///{shared}"}  # fmt: skip
-    run_tests(python, SUITE, str(SUITE / file), **variables)
+    run_tests(group.python, SUITE, *(str(SUITE / file) for file in group.files), **variables)
 
 
-def each(runs: Mapping[str, Iterable[str]]) -> list[Any]:
-    """Return the parameters of runs: without an environment for the newest Django, all are on the other one."""
+def each(groups: Mapping[str, Group]) -> list[Any]:
+    """Return the parameters of runs."""
     return [
-        pytest.param(file, str(NEWEST if version == "newest" else sys.executable), id=f"{file}-{version}",
-                     marks=[pytest.mark.at_length] if version.endswith("at length") else [])
-        for file, versions in runs.items()
-        for version in (versions if NEWEST.exists() else ["django52"])
+        pytest.param(group, id=name, marks=[pytest.mark.at_length] if group.at_length else [])
+        for name, group in groups.items()
     ]
 
 
 def test_each_file_of_the_suite_is_run() -> None:
-    assert {found.name for found in SUITE.glob("test_*.py")} == {*ON_SQLITE, *ON_POSTGRESQL}
+    groups = [*ON_SQLITE.values(), *ON_POSTGRESQL.values()]
+    run = {file for group in groups if not group.at_length for file in group.files}
+    assert {found.name for found in SUITE.glob("test_*.py")} == run
 
 
 @pytest.mark.timeout(FOR_EVER)
-@pytest.mark.parametrize(("file", "python"), each(ON_SQLITE))
-def test_with_sqlite(file: str, python: str, tmp_path: Path) -> None:
-    """The tests of a file pass with Django's tables in SQLite."""
-    run(python, file, tmp_path)
+@pytest.mark.parametrize("group", each(ON_SQLITE))
+def test_with_sqlite(group: Group, tmp_path: Path) -> None:
+    """The tests of these files pass with Django's tables in SQLite."""
+    run(group, tmp_path)
 
 
 @pytest.mark.timeout(FOR_EVER)
-@pytest.mark.parametrize(("file", "python"), each(ON_POSTGRESQL))
-def test_with_postgresql(file: str, python: str, tmp_path: Path, shared_postgresql: PostgreSQLServer) -> None:
-    """The tests of a file pass with Django's tables in PostgreSQL."""
-    run(python, file, tmp_path, BAZAAR_DATABASE=in_postgresql(shared_postgresql))
+@pytest.mark.parametrize("group", each(ON_POSTGRESQL))
+def test_with_postgresql(group: Group, tmp_path: Path, shared_postgresql: PostgreSQLServer) -> None:
+    """The tests of these files pass with Django's tables in PostgreSQL."""
+    run(group, tmp_path, BAZAAR_DATABASE=in_postgresql(shared_postgresql))
 
 
 @pytest.mark.timeout(FOR_EVER)
-@pytest.mark.parametrize(("file", "python"), each(ON_MARIADB))
-def test_with_mariadb(file: str, python: str, tmp_path: Path, shared_mariadb: MariaDBServer) -> None:
-    """The tests of a file pass with Django's tables in MariaDB."""
+@pytest.mark.parametrize("group", each(ON_MARIADB))
+def test_with_mariadb(group: Group, tmp_path: Path, shared_mariadb: MariaDBServer) -> None:
+    """The tests of these files pass with Django's tables in MariaDB."""
     database = {"ENGINE": "django.db.backends.mysql", "NAME": shared_mariadb.database(), "HOST": "127.0.0.1",
                 "PORT": shared_mariadb.port, "USER": "root"}  # fmt: skip
-    run(python, file, tmp_path, BAZAAR_DATABASE=json.dumps(database))
+    run(group, tmp_path, BAZAAR_DATABASE=json.dumps(database))
 
 
 @pytest.mark.timeout(FOR_EVER)
 def test_task_backend_on_a_broker_that_finds_no_message_by_its_id(tmp_path: Path, place: Place) -> None:
     """The backend of Django's tasks does what it does elsewhere, with RabbitMQ and results in SQLite."""
-    run(sys.executable, "test_task_backend.py", tmp_path, BAZAAR_BROKER_URL=place.url)
+    run(Group(DJANGO52, ("test_task_backend.py",)), tmp_path, BAZAAR_BROKER_URL=place.url)

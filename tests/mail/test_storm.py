@@ -5,21 +5,22 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+from tests import patience
 from tests.mail.mail_server import running_mail_server
 from tests.patience import wait_for
 from tests.promises.harness import Stage
 
 
-def test_10_000_failures_of_three_workers_one_of_them_killed_are_one_mail(stage: Stage, tmp_path: Path) -> None:
+def test_thousands_of_failures_of_three_workers_one_of_them_killed_are_one_mail(stage: Stage, tmp_path: Path) -> None:
     """Two at worst, with one Message-ID: then a worker was killed between sending and noting it."""
     with running_mail_server(tmp_path / "smtp") as server:
         settings = {"mail_admins": "ann@example.org", "mail_url": server.url, "mail_from": "c@example.org",
                     "worker_log_format": "%(message).0s"}  # fmt: skip
         workers = [stage.worker("-c", "1", name=f"w{number}", **settings) for number in range(3)]
         plain = stage.app.tasks["victim.plain"]
-        for _ in range(10):
-            plain.delay_many([("raises", "no money")] * 1_000)
-        wait_for(lambda: stage.counts().ready < 8_000, "some failures")
+        count = 10_000 if patience.exact else 2_500
+        plain.delay_many([("raises", "no money")] * count)
+        wait_for(lambda: stage.counts().ready < count * 0.8, "some failures")
         workers[1].signal_all(signal.SIGKILL)
         wait_for(stage.is_empty, "all failures")
         mails = server.wait_for_mails(1)

@@ -80,6 +80,17 @@ def database() -> Iterator[None]:
     app.close()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def nothing_waits(database: None) -> Iterator[None]:
+    """Leave no message for the workers of the next file."""
+    from bazaar import app
+
+    yield
+    operations = app.broker.operations()
+    for one in app.broker.complete(operations.queues()):
+        app.broker.complete(operations.purge(one.queue))
+
+
 @pytest.fixture(autouse=True)
 def clean(database: None) -> Iterator[None]:
     from shop.models import Order
