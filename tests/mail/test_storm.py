@@ -8,7 +8,7 @@ from pathlib import Path
 from tests import patience
 from tests.mail.mail_server import running_mail_server
 from tests.patience import wait_for
-from tests.promises.harness import Stage
+from tests.promises.harness import LEASE, SHORT_LEASE, Stage
 
 
 def test_thousands_of_failures_of_three_workers_one_of_them_killed_are_one_mail(stage: Stage, tmp_path: Path) -> None:
@@ -16,7 +16,9 @@ def test_thousands_of_failures_of_three_workers_one_of_them_killed_are_one_mail(
     with running_mail_server(tmp_path / "smtp") as server:
         settings = {"mail_admins": "ann@example.org", "mail_url": server.url, "mail_from": "c@example.org",
                     "worker_log_format": "%(message).0s"}  # fmt: skip
-        workers = [stage.worker("-c", "1", name=f"w{number}", **settings) for number in range(3)]
+        leases = (LEASE, SHORT_LEASE, LEASE)  # the second one is killed
+        workers = [stage.worker("-c", "1", name=f"w{number}", worker_lease_seconds=lease, **settings)
+                   for number, lease in enumerate(leases)]  # fmt: skip
         plain = stage.app.tasks["victim.plain"]
         count = 10_000 if patience.exact else 2_500
         plain.delay_many([("raises", "no money")] * count)
