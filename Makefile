@@ -31,7 +31,7 @@ soak: .venv/.installed servers ## run the tests six times beside other work; a t
 	@mkdir -p build/soak; yes > /dev/null & one=$$!; yes > /dev/null & two=$$!; \
 	trap 'kill $$one $$two' EXIT; trap 'exit 130' INT TERM HUP; failed=0; \
 	for run in 1 2 3 4 5 6; do \
-		$(BIN)/python -m pytest -n 3 --dist worksteal > build/soak/$$run.log 2>&1 || { failed=1; grep -E '^(FAILED|ERROR)' build/soak/$$run.log; }; \
+		$(BIN)/python -m pytest -n 4 --dist worksteal > build/soak/$$run.log 2>&1 || { failed=1; grep -E '^(FAILED|ERROR)' build/soak/$$run.log; }; \
 		echo "run $$run: $$(tail -n 1 build/soak/$$run.log) (build/soak/$$run.log)"; \
 	done; exit $$failed
 
