@@ -47,6 +47,7 @@ READ = [ROOT / "README.md", DOCS / "index.md", DOCS / "tutorial.md", DOCS / "bac
 
 READY = "is ready. Ctrl-C stops it."
 FILE = re.compile(r"(?:# |<!-- )([\w./-]+\.(?:py|toml|html))(?: -->)?\n")
+ANYTHING = r"(?:.|\n)*?"
 CELL = re.compile(r"# In \[\d+\]\n")
 SERVING = re.compile(r"[Rr]unning on (http://[\w.:]+).*\n")
 SHOWN = re.compile(r"http://127\.0\.0\.1:[58]000")  # the addresses that pages show
@@ -207,7 +208,9 @@ def plain(text: str) -> str:
 
 
 def pattern(expected: str) -> str:
-    return re.escape(plain(expected)).replace("…", "(?:.|\n)*?")
+    text = plain(expected)
+    begun = text.removesuffix("\n…")  # more lines, or none: what goes on may not have written them yet
+    return re.escape(begun).replace("…", ANYTHING) + (f"(?:\n{ANYTHING})?" if begun != text else "")
 
 
 @pytest.mark.parametrize("name", names(READ))
