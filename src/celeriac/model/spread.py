@@ -73,8 +73,10 @@ class Spread(msgspec.Struct, array_like=True):
         self.most = max(self.most, other.most)
         self.n += other.n
         self.total += other.total
+        buckets = self.buckets  # pages of a week merge some ten thousand of them
+        known = buckets.get
         for bucket, count in other.buckets.items():
-            self.buckets[bucket] = self.buckets.get(bucket, 0) + count
+            buckets[bucket] = known(bucket, 0) + count
 
     def copy(self) -> Spread:
         """Return the same, which does not change with this."""
