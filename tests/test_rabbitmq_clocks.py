@@ -12,12 +12,12 @@ from celeriac import Celeriac, states
 from celeriac.brokers.amqp.broker import AmqpBroker
 from celeriac.brokers.queue_server.intake import EARLY_SECONDS
 from celeriac.brokers.queue_server.lease import QueueServerLease
-from celeriac.errors import NotRegistered
 from celeriac.model.clock import Clock
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery, Settlement
 from celeriac.worker.decide import Ending, decide
 from tests.conformance.broker import LONG, PROMPTLY, message, receive
+from tests.endings import returned
 from tests.rabbitmq_server import Place, die
 from tests.test_rabbitmq import lease_on
 
@@ -73,14 +73,7 @@ async def test_what_a_worker_returns_is_due_by_the_clock_of_the_server(place: Pl
         broker.publish([message(countdown=0.1, due_at=time.time() + off + 0.1)])
         lease, now = await lease_on(broker), time.time() + off
         delivery, _ = await arrival(lease)
-        retry = Outcome(id=delivery.message.id, task="t", state=states.RETRY, retry_delay=delay)
-        requeue = Outcome(id=delivery.message.id, task="t", state=states.FAILURE, rejected=True, requeue=True)
-        ending = {
-            "unknown": Ending(delivery=delivery, unknown=NotRegistered("t")),
-            "retry": Ending(delivery=delivery, outcome=retry),
-            "requeue": Ending(delivery=delivery, outcome=requeue),
-            "rate": Ending(delivery=delivery, given_back=True, due_at=now + delay),
-        }[how]
+        ending = returned(how, delivery, now, delay)
         started = time.monotonic()
         assert await lease.settle([decide(ending, now, 3, 1e9)]) == [True]
         await lease.end()

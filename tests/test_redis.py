@@ -23,7 +23,7 @@ from typing import Any
 import hiredis
 import pytest
 
-from celeriac import Celeriac, states
+from celeriac import Celeriac
 from celeriac.app.connections import open_broker
 from celeriac.backends.redis import RedisBackend
 from celeriac.brokers.redis import RedisBroker, requests
@@ -41,7 +41,6 @@ from celeriac.errors import (
     BrokerUnavailable,
     ImproperlyConfigured,
     LeaseLost,
-    NotRegistered,
 )
 from celeriac.model.clock import Clock
 from celeriac.model.message import COROUTINE, PLAIN, Message, Place, new_ids
@@ -49,8 +48,9 @@ from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import MISSED, Action, Delivery, Lease, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan
-from celeriac.worker.decide import Ending, decide
+from celeriac.worker.decide import decide
 from tests.conformance.broker import LONG, PROMPTLY, BrokerConformance, Ports, ids, message, success
+from tests.endings import returned
 from tests.patience import eventually, in_time, wait_for
 from tests.redis_server import RedisServer, running_redis
 from tests.test_brokers import redis_ as redis_ports
@@ -1127,14 +1127,7 @@ async def test_what_a_worker_returns_is_due_by_the_clock_of_the_server(
     broker.publish([message()])
     lease, now = await lease_on(broker), time.time() + off
     (delivery,) = await receive(lease)
-    retry = Outcome(id=delivery.message.id, task="t", state=states.RETRY, retry_delay=delay)
-    requeue = Outcome(id=delivery.message.id, task="t", state=states.FAILURE, rejected=True, requeue=True)
-    ending = {
-        "unknown": Ending(delivery=delivery, unknown=NotRegistered("t")),
-        "retry": Ending(delivery=delivery, outcome=retry),
-        "requeue": Ending(delivery=delivery, outcome=requeue),
-        "rate": Ending(delivery=delivery, given_back=True, due_at=now + delay),
-    }[how]
+    ending = returned(how, delivery, now, delay)
 
     before = await server_time(broker)
     assert await lease.settle([decide(ending, now, 3, 1e9)]) == [True]
