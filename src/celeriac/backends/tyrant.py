@@ -18,9 +18,9 @@ import threading
 from collections.abc import Sequence
 
 from celeriac.backends.stamped_values import StampedValues
-from celeriac.drivers.peer import Peer, batches, hosts_of
+from celeriac.drivers.peer import Peer, batches, host_of
 from celeriac.drivers.tyrant.protocol import LARGEST, Put, delete_all, get_all, keys_with, put_all
-from celeriac.errors import BackendError, ImproperlyConfigured
+from celeriac.errors import BackendError
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
@@ -132,7 +132,5 @@ class TyrantBackend(StampedValues):
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,
             prefix: str = "celeriac") -> TyrantBackend:  # fmt: skip
     """Return the backend of a `tyrant://` URL."""
-    [(host, port), *others] = hosts_of(url, "Tokyo Tyrant", 1978)
-    if others:
-        raise ImproperlyConfigured("A tyrant:// URL names one server.")
+    host, port = host_of(url, "Tokyo Tyrant", 1978)
     return TyrantBackend(Peer("Tokyo Tyrant", host, port, timeout), prefix, clock, result_expires, codec)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from celeriac.backends.stamped_values import StampedValues
 from celeriac.drivers.memcached.servers import Servers
-from celeriac.drivers.peer import Peer, hosts_of
-from celeriac.errors import ImproperlyConfigured
+from celeriac.drivers.peer import Peer, host_of
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 
@@ -40,8 +39,6 @@ class TyrantMemcachedBackend(StampedValues):
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,
             prefix: str = "celeriac") -> TyrantMemcachedBackend:  # fmt: skip
     """Return the backend of a `tyrant+memcached://` URL."""
-    [(host, port), *others] = hosts_of(url, "Tokyo Tyrant", 1978)
-    if others:
-        raise ImproperlyConfigured("A tyrant+memcached:// URL names one server.")
+    host, port = host_of(url, "Tokyo Tyrant", 1978)
     servers = Servers([Peer("Tokyo Tyrant", host, port, timeout)], prefix)
     return TyrantMemcachedBackend(servers, clock, result_expires, codec)

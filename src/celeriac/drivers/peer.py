@@ -17,7 +17,7 @@ from celeriac.drivers.registry import Registry
 from celeriac.drivers.sockets import TimedSocket, number, prepare
 from celeriac.errors import BackendError, ImproperlyConfigured
 
-__all__ = ["Garbled", "Peer", "Stream", "batches", "hosts_of"]
+__all__ = ["Garbled", "Peer", "Stream", "batches", "host_of", "hosts_of"]
 
 Reply = TypeVar("Reply")
 
@@ -231,6 +231,14 @@ def hosts_of(url: str, kind: str, port: int) -> list[tuple[str, int]]:
         raise ImproperlyConfigured(f"The {kind} URL cannot be read ({error}): {example}.") from error
     if len(set(found)) < len(found):
         raise ImproperlyConfigured(f"The {kind} URL names a server twice.")
+    return found
+
+
+def host_of(url: str, kind: str, port: int) -> tuple[str, int]:
+    """Return the one server that a URL names. Raises `ImproperlyConfigured`."""
+    found, *others = hosts_of(url, kind, port)
+    if others:
+        raise ImproperlyConfigured(f"A {url.partition('://')[0]}:// URL names one server.")
     return found
 
 
