@@ -8,7 +8,7 @@ cost nothing more.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
@@ -53,7 +53,7 @@ class Codec:
             self._largest_sealed = largest + seals.MOST_ADDED
             self.encode = self._seal_of("message").closing(plain.encode)
             self.encode_outcome = self._seal_of("outcome").closing(encode_outcome)
-            self._open_message = self._seal_of("message").opening()
+            self._open_message = self._seal_of("message").opening(partial(self.open, "message"))
 
     def decode(self, data: Bytes, queue: str | None) -> Message:
         """Return the message from bytes that were found in a queue (None: in any). Raises `Unreadable`.
@@ -61,12 +61,9 @@ class Codec:
         A plain message that names another queue was moved by an operator, and belongs where it is.
         """
         if self.signs:
-            if self._lenient or not isinstance(data, BYTES):
-                data = self.open("message", data)
-            elif len(data) > self._largest_sealed:
+            if isinstance(data, BYTES) and len(data) > self._largest_sealed:
                 raise plain.too_large(len(data), self.largest)
-            else:
-                data = self._open_message(bytes(data))
+            data = self._open_message(data)
         message = plain.decode(data, self.largest)
         if message.queue != queue and queue is not None:
             if self.signs:

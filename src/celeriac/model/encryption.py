@@ -33,28 +33,30 @@ Decrypt: TypeAlias = Callable[[bytes, bytes, bytes], bytes]
 
 
 class Cipher:
-    """Encrypts and decrypts with keys that are derived from one key. A head of `head` bytes comes before the salt."""
+    """Encrypts and decrypts with keys that are derived from one key. What it returns begins with `head`."""
 
-    def __init__(self, key: bytes, head: int) -> None:
+    def __init__(self, key: bytes, head: bytes) -> None:
         self._key = key
-        self._salted = head + SALT  # bytes up to the number
+        self._head = head
+        self._salted = len(head) + SALT  # bytes up to the number
         self._generation = -1
-        self._salt = b""
+        self._begins = b""  # the head, and the salt of this process
         self._numbers = count()
         self._own = AESGCM(key).encrypt  # replaced before its first use
         self._known: OrderedDict[bytes, Decrypt] = OrderedDict()  # by head and salt
 
-    def encrypt(self, head: bytes, data: bytes, context: bytes) -> bytes:
+    def encrypt(self, data: bytes, context: bytes) -> bytes:
         """Return the head, salt, number, and the encrypted bytes."""
         if self._generation != _generation:
             self._begin()
         nonce = next(self._numbers).to_bytes(NONCE)
-        return b"".join((head, self._salt, nonce[NONCE - NUMBER :], self._own(nonce, data, context)))
+        return self._begins + nonce[NONCE - NUMBER :] + self._own(nonce, data, context)
 
     def _begin(self) -> None:
         """Draw a salt: at first, and in the child of a fork, which would repeat its parent's numbers."""
-        self._salt, self._numbers = os.urandom(SALT), count()
-        self._own = self._derive(self._salt).encrypt
+        salt = os.urandom(SALT)
+        self._begins, self._numbers = self._head + salt, count()
+        self._own = self._derive(salt).encrypt
         self._generation = _generation
 
     def _derive(self, salt: bytes) -> AESGCM:
@@ -76,14 +78,13 @@ class Cipher:
                 self._known.popitem(last=False)
         return plain
 
-    def opening(self, decrypt_new: Callable[[bytes], Bytes]) -> Callable[[bytes], Bytes]:
-        """Return a function that decrypts without a context, as fast as it can, and gives new salts to another."""
+    def opening(self, others: Callable[[Bytes], Bytes]) -> Callable[[Bytes], Bytes]:
+        """Return a function that decrypts without a context, as fast as it can, and gives `others` new salts."""
         decrypt_of, salted, rest = self._known.get, self._salted, self._salted + NUMBER
 
-        def opened(data: bytes) -> Bytes:
-            decrypt = decrypt_of(data[:salted])
-            if decrypt is None:
-                return decrypt_new(data)
+        def opened(data: Bytes) -> Bytes:
+            if not isinstance(data, bytes) or (decrypt := decrypt_of(data[:salted])) is None:
+                return others(data)
             try:
                 return decrypt(ZEROS + data[salted:rest], data[rest:], b"")
             except (InvalidTag, ValueError):

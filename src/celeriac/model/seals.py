@@ -55,12 +55,12 @@ class Seal:
         self._signer = self._signers.get(SIGNED + first)
         self._cipher = None
         if encrypt and first in self._secrets:
-            self._cipher = self._ciphers[self._head] = _cipher(self._secrets[first])
+            self._cipher = self._ciphers[self._head] = _cipher(self._secrets[first], self._head)
 
     def close(self, data: bytes, context: bytes = b"") -> bytes:
         """Return the bytes, sealed. Raises `ImproperlyConfigured` if the key must not seal this kind."""
         if self._cipher is not None:
-            return self._cipher.encrypt(self._head, data, context)
+            return self._cipher.encrypt(data, context)
         if self._signer is None:
             raise ImproperlyConfigured(
                 f"A value of the kind {self._kind!r} must be signed, and the first of `security_keys` is a caller's "
@@ -71,8 +71,8 @@ class Seal:
     def closing(self, encode: Callable[[Value], bytes]) -> Callable[[Value], bytes]:
         """Return a function that encodes a value and seals it without a context, as fast as it can."""
         if self._cipher is not None:
-            encrypt, form = self._cipher.encrypt, self._head
-            return lambda value: encrypt(form, encode(value), b"")
+            encrypt = self._cipher.encrypt
+            return lambda value: encrypt(encode(value), b"")
         if self._signer is None:
             return lambda value: self.close(encode(value))
         head, begun, ending = self._head, self._signer.inner.copy, self._signer.outer.copy
@@ -99,20 +99,21 @@ class Seal:
             raise Unreadable(WRONG)
         return rest
 
-    def opening(self) -> Callable[[bytes], Bytes]:
-        """Return a function that opens what `closing` has sealed, as fast as it can."""
+    def opening(self, others: Callable[[Bytes], Bytes]) -> Callable[[Bytes], Bytes]:
+        """Return a function that opens what `closing` has sealed, as fast as it can, and gives `others` the rest."""
         if self._cipher is not None:
-            return self._cipher.opening(self.open)
-        states_of = {head: (signer.inner.copy, signer.outer.copy) for head, signer in self._signers.items()}.get
+            return self._cipher.opening(others)
+        if self._signer is None:
+            return others
+        head, begun, ending = self._head, self._signer.inner.copy, self._signer.outer.copy
 
-        def opened(data: bytes) -> Bytes:
+        def opened(data: Bytes) -> Bytes:
             # This is `open` and `tag`, written out: it is called for each message. A copy of a few hundred bytes
             # takes less time than a view of them.
-            states = states_of(data[:HEAD])
-            if states is None:
-                return self.open(data)
+            if not isinstance(data, bytes) or not data.startswith(head):
+                return others(data)
             rest = data[SEAL:]
-            inner, outer = states[0](), states[1]()
+            inner, outer = begun(), ending()
             inner.update(rest)
             outer.update(inner.digest())
             if not same(outer.digest()[:TAG], data[HEAD:SEAL]):
@@ -131,7 +132,7 @@ class Seal:
                 raise Unreadable(f"it was signed with the key {head[2:].hex()}, which is not among `security_keys` "
                                  "here, or must not sign this")  # fmt: skip
             try:
-                cipher = self._ciphers[head] = _cipher(secret)
+                cipher = self._ciphers[head] = _cipher(secret, head)
             except ImproperlyConfigured as error:
                 raise Unreadable(str(error)) from None
         return cipher.decrypt(data, context)
@@ -161,11 +162,11 @@ def is_sealed(data: Bytes) -> bool:
 
 
 @cache
-def _cipher(secret: bytes) -> Cipher:
+def _cipher(secret: bytes, head: bytes) -> Cipher:
     try:
         encryption = importlib.import_module("celeriac.model.encryption")
     except ModuleNotFoundError as error:
         raise ImproperlyConfigured(f"Encryption needs a package that is not installed ({error.name}): "
                                    "pip install 'celeriac[crypto]'.") from error  # fmt: skip
-    cipher: Cipher = encryption.Cipher(secret, HEAD)
+    cipher: Cipher = encryption.Cipher(secret, head)
     return cipher
