@@ -287,11 +287,10 @@ async def test_a_fault_of_the_history_does_not_break_the_end_of_the_worker(
     async def fail(batch: Batch, now: float) -> None:
         raise KeyError("a fault")
 
-    monkeypatch.setattr(recorder_module, "LAST_SECONDS", 0.01)
     for record in (hang, fail):
         recorder.add([ended()], clock.now())
         monkeypatch.setattr(store, "record", record)
-        await recorder.finish()
+        await recorder.finish(0.01)
     assert len([one for one in caplog.records if "could not be written" in one.getMessage()]) == 2
 
 
