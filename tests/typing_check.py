@@ -93,6 +93,14 @@ def calls() -> None:
     assert_type(app.map(add, range(3)), Iterator[int])
 
 
+def results_in_wider_types() -> tuple[AsyncResult[int | str], GroupResult[object]]:
+    tasks: list[Task[[int], object]] = [bound, shared]
+    signatures: list[Signature[object]] = [add.s(1), bound.s(1)]
+    results: list[AsyncResult[int | str]] = [add.delay(1), bound.delay(1)]
+    assert_type(tasks[0].delay(1), AsyncResult[object])
+    return results[0], group(signatures).delay()
+
+
 def wrong_calls() -> None:
     add.delay("1")  # type: ignore[arg-type]
     add.delay()  # type: ignore[call-arg]
@@ -156,6 +164,7 @@ async def groups() -> None:
     assert_type(group(add.s(1), add.s(2)).delay(), GroupResult[int])
     assert_type(group(add.s(1)).delay().get(), list[int])
     assert_type(await (await group([add.s(1)]).adelay()).aget(), list[int])
+    assert_type(group(add.s(1), fetch.s("x")).delay(), GroupResult[object])
     for result in group(add.s(1)).delay():
         assert_type(result, AsyncResult[int])
 

@@ -17,7 +17,7 @@ from celeriac.tasks.shared import current_app
 
 __all__ = ["GroupResult"]
 
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 
 
 class GroupResult(Generic[R]):

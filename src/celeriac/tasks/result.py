@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     from celeriac.model import status_urls
     from celeriac.tasks import plain_data
 
-    R = TypeVar("R", default=Any)  # of `AsyncResult(id)`, whose task is not known
+    R = TypeVar("R", default=Any, covariant=True)  # of `AsyncResult(id)`, whose task is not known
 else:
     from typing import TypeVar
 
     status_urls = LazyModule("celeriac.model.status_urls")
     plain_data = LazyModule("celeriac.tasks.plain_data")
 
-    R = TypeVar("R")
+    R = TypeVar("R", covariant=True)
 
 LONG = 3600.0  # seconds; a wait without a time-out asks the backend again after this
 PAUSES = (0.01, 2.0)  # seconds; the shortest and the longest between two looks of `aprogress`
