@@ -36,8 +36,9 @@ from celeriac.errors import (
     UnknownOption,
     UnknownQueue,
 )
-from celeriac.model.message import COROUTINE, PLAIN, Message
+from celeriac.model.message import COROUTINE, PLAIN, Message, decode, encode
 from celeriac.model.options import CALL_OPTIONS
+from celeriac.model.outcome import decode_outcome, encode_outcome
 from celeriac.tasks.execution import Executor
 from tests.clock import FakeClock
 
@@ -79,6 +80,14 @@ def test_times_of_a_call_become_instants(make_app: MakeApp, clock: FakeClock) ->
     when = datetime(2030, 1, 1, tzinfo=UTC)
     message = task.s().set(eta=when, expires=when).message()
     assert (message.due_at, message.expires_at) == (when.timestamp(), when.timestamp())
+
+
+@pytest.mark.parametrize("countdown", [-3, timedelta(minutes=-1)])
+def test_a_countdown_that_has_passed_means_now(app: Celeriac, countdown: Any) -> None:
+    task = app.task(name="t")(lambda: None)
+    message = decode(encode(task.s().set(countdown=countdown, link=task.si().set(countdown=countdown)).message()))
+    assert message.due_at is None
+    assert message.link[0].message.due_at is None
 
 
 @pytest.mark.parametrize(
@@ -733,6 +742,16 @@ def test_a_retry_that_is_raised_by_hand_is_one(app: Celeriac) -> None:
         return "done"
 
     assert once.apply().get() == "done"
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_retry_after_less_than_no_time_is_made_at_once(app: Celeriac, by_hand: bool) -> None:
+    @app.task(bind=True)
+    def again(self: Task[..., Any]) -> None:
+        raise Retry("again", delay=-1) if by_hand else self.retry(countdown=-1)
+
+    outcome = decode_outcome(encode_outcome(Executor(app, "").run(again.s().message())))
+    assert (outcome.state, outcome.retry_delay) == (states.RETRY, 0.0)
 
 
 # --- Inside the task ----------------------------------------------------------------------------------
