@@ -152,6 +152,26 @@ def test_an_argument_that_cannot_be_serialised_is_refused_with_its_place(app: Ce
             call()
 
 
+def test_what_workers_would_not_read_is_refused_at_the_call(app: Celeriac) -> None:
+    task = app.task(name="t")(lambda: None)
+    long, headers, links = "x" * 1001, dict[str, Any](), task.si()
+    for _ in range(51):
+        headers, links = {"a": headers}, task.si().set(link=links)
+    calls: list[tuple[Callable[[], Any], type[Exception], str]] = [
+        (lambda: task.apply_async(task_id=long), ValueError, "task_id must have at most 1,000 characters"),
+        (lambda: app.send_task(long), ValueError, "the name of a task must have at most 1,000 characters"),
+        (lambda: app.send_task(""), TypeError, "the name of a task must be a non-empty string"),
+        (lambda: app.task(name=long)(lambda: None), ValueError, "name must have at most 1,000 characters"),
+        (lambda: app.task(name=3)(lambda: None), TypeError, "name must be a non-empty string"),
+        (lambda: task.apply_async(headers=headers), EncodeError, "headers are nested deeper than 50 levels"),
+        (lambda: task.apply_async(link=links), MessageTooLarge, "links are nested deeper than 50 levels"),
+        (lambda: task.apply_async(link_error=links), MessageTooLarge, "links are nested deeper than 50 levels"),
+    ]
+    for call, kind, words in calls:
+        with pytest.raises(kind, match=words):
+            call()
+
+
 def test_an_unknown_option_of_a_call_or_a_task_is_refused(app: Celeriac) -> None:
     task = app.task(name="t")(lambda: None)
     for attempt in (

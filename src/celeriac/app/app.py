@@ -30,7 +30,7 @@ from celeriac.model.arguments import args_of, kwargs_of
 from celeriac.model.clock import Clock
 from celeriac.model.masks import masked
 from celeriac.model.message import Message
-from celeriac.model.options import CallOptions
+from celeriac.model.options import CallOptions, text
 from celeriac.ports.complete import in_thread
 from celeriac.signals import SetupSignal, after_task_publish, before_task_publish
 from celeriac.tasks import shared
@@ -134,7 +134,7 @@ class Celeriac(Scheduling):
             if not isinstance(task, str):
                 name = getattr(task, "name", "shop.add")
                 raise ArgumentsError(f"send_task needs the name of a task, {name!r}, not {task!r}.")
-            self._templates[task] = MessageTemplate(self, task, {})
+            self._templates[task] = MessageTemplate(self, text(task, "the name of a task"), {})
         return self._templates[task]
 
     # --- Sending --------------------------------------------------------------------------------------

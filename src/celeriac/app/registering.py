@@ -140,8 +140,8 @@ class Registering:
         self._queues = None
 
     def _check_name(self, name: str, source: Any) -> None:
-        """Raise `ImproperlyConfigured` if a task of this name was made of something else."""
-        known = self.tasks.get(name)
+        """Raise if this is no name, or `ImproperlyConfigured` if a task of this name was made of something else."""
+        known = self.tasks.get(text(name, "name"))
         if known is not None and (known.__module__, known.__qualname__) != (source.__module__, source.__qualname__):
             raise ImproperlyConfigured(
                 f"Two functions are registered as the task {name!r}: {known.__module__}.{known.__qualname__} and "
