@@ -134,6 +134,16 @@ def test_an_unknown_id_is_not_pending(client: httpx.Client) -> None:
 # --- Batches ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("id", ["order/17", "a?b#c", "/", "."])
+def test_the_links_of_an_id_with_odd_characters_lead_there(client: httpx.Client, id: str) -> None:
+    id = f"{uuid.uuid4()}{id}"
+    links = send(client, "shop.add", 1, 1, options={"id": id}).json()["links"]
+    assert client.get(links["result"], params={"wait": 60}).json() == 2
+    assert client.get(links["self"]).json()["id"] == id
+    assert client.post(links["revoke"]).json() == {"revoked": [id]}
+    assert client.get(f"{links['self']}/explain").json()["id"] == id
+
+
 def test_a_batch_is_sent_as_a_whole(client: httpx.Client) -> None:
     body = {"task": "shop.add", "calls": [{"args": [n]} for n in range(1000)]}
     answer = client.post(f"{API}/tasks/batch", json=body)
