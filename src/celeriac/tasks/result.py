@@ -56,7 +56,8 @@ PAUSES = (0.01, 2.0)  # seconds; the shortest and the longest between two looks 
 class AsyncResult(Facts, Generic[R]):
     """The state and result of one task, by its id. `await result` means `await result.aget()`.
 
-    Without `app` it is that of the current app. Raises `ImproperlyConfigured` if there is none.
+    Without `app` it is that of the current app. Raises `ImproperlyConfigured` if there is none, and `TypeError` for an
+    id that is no string.
     """
 
     __slots__ = ("_parent", "_spot", "app", "id", "ignored", "task_name")
@@ -67,6 +68,8 @@ class AsyncResult(Facts, Generic[R]):
         self._spot = spot
         self._parent = parent  # known without a stored workflow: in a chain sent as one message
         self.ignored = ignored  # the call had `ignore_result`: no return value is stored
+        if not isinstance(id, str):
+            raise TypeError(f"The id of a task is a string, not {id!r}.")
         self.app: App = current_app() if app is None else app
         self.task_name = task_name
 
