@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -530,6 +531,21 @@ def test_a_return_value_that_cannot_be_serialised_fails_the_task(app: Celeriac, 
             result.get()
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_coroutine_that_nobody_awaits_fails_the_task(app: Celeriac, ignored: bool) -> None:
+    async def work() -> int:
+        return 1
+
+    async def forgetful() -> Any:
+        return work()
+
+    for number, function in enumerate((lambda: work(), forgetful)):
+        message = app.task(name=str(number), ignore_result=ignored)(function).s().message()
+        outcome = Executor(app, "").run_any(message)
+        assert outcome.state == states.FAILURE
+        assert "returned a coroutine, which nobody has awaited" in outcome.failure.message
+
+
 def test_a_return_value_that_is_too_large_fails_the_task(make_app: MakeApp) -> None:
     app = make_app(result_max_bytes=10)
     with pytest.raises(EncodeError, match="result_max_bytes"):
@@ -912,6 +928,18 @@ def test_an_unknown_task_is_an_error_that_names_the_nearest(app: Celeriac) -> No
 def test_a_name_passed_as_the_function_is_an_error_that_names_the_keyword(app: Celeriac, decorate: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"not 'shop\.add'\. .*\(name=…\)"):
         decorate(app)
+
+
+@pytest.mark.parametrize("base", [object, Task(), 3])
+def test_a_base_that_is_no_task_class_is_an_error_that_says_so(app: Celeriac, base: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"base must be a subclass of celeriac\.Task, not"):
+        app.task(base=base)(lambda: None)
+
+
+def test_what_has_no_name_becomes_a_task_with_one(app: Celeriac) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"has no name that its task could have: write @app\.task\(name=…\)"):
+        app.task(partial(lambda x: x, 7))
+    assert app.task(name="seven")(partial(lambda x: x, 7)).apply().get() == 7
 
 
 async def test_a_task_is_sent_by_its_name_and_by_nothing_else(app: Celeriac) -> None:

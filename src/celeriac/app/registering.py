@@ -86,6 +86,8 @@ class Registering:
         if isinstance(function, type) and issubclass(function, Task):
             raise ImproperlyConfigured(f"{function.__qualname__} is a task class: register it with "
                                        f"app.register_task({function.__name__}()).")  # fmt: skip
+        if base is not None and not (isinstance(base, type) and issubclass(base, Task)):
+            raise ImproperlyConfigured(f"base must be a subclass of celeriac.Task, not {base!r}.")
         name = name or self.name_of(function)
         self._check_name(name, function)
         kind = base or (CoroutineTask if inspect.iscoroutinefunction(function) else Task)
@@ -149,7 +151,12 @@ class Registering:
             )
 
     def name_of(self, function: Callable[..., Any]) -> str:
-        """Return the default name of a function's task: its module and its own name."""
+        """Return the default name of a function's task: its module and its own name.
+
+        Raises `ImproperlyConfigured` for what has no name, as a `functools.partial`.
+        """
+        if not hasattr(function, "__name__"):
+            raise ImproperlyConfigured(f"{function!r} has no name that its task could have: write @app.task(name=…).")
         module = function.__module__
         if module in MAIN:
             module = self.main or _main_name()
