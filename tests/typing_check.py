@@ -64,6 +64,15 @@ class Noted(Task[..., Any]):
         return x
 
 
+class Priced(Task[[int], str]):
+    def run(self, x: int) -> str:
+        return str(x)
+
+
+assert_type(app.register_task(Priced()), Priced)
+assert_type(app.register_task(Priced).delay(1), AsyncResult[str])
+
+
 @app.task(bind=True, base=Noted)
 def retries(self: Task[..., Any], x: int) -> int:
     assert_type(self.request, Request)

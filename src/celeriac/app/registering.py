@@ -30,6 +30,7 @@ __all__ = ["MAIN", "Registering"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Kind = TypeVar("Kind", bound=Task[Any, Any])
 
 MAIN = ("__main__", "__mp_main__")  # the running script; its name in processes spawned by multiprocessing
 
@@ -118,7 +119,7 @@ class Registering:
         self.has_http_tasks = True
         return task
 
-    def register_task(self, task: Task[Any, Any] | type[Task[Any, Any]], **options: Any) -> Task[Any, Any]:
+    def register_task(self, task: Kind | type[Kind], **options: Any) -> Kind:
         """Register a task that is a class, or an object of one, with the method `run`; return the task.
 
             class Add(Task):
