@@ -2,6 +2,7 @@
 and so is a `type: ignore` that is not needed."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import aclosing
 from typing import Any, assert_type
 
 from celeriac import (
@@ -18,6 +19,7 @@ from celeriac import (
     signals,
     webhooks,
 )
+from celeriac.progress import atrack
 
 app = Celeriac("typing")
 
@@ -159,6 +161,17 @@ async def results_by_their_ids() -> None:
     assert_type(AsyncResult[int]("id").get(), int)
     async for step in result.aprogress():
         assert_type(step, dict[str, Any])
+
+
+async def iterations_that_are_closed() -> None:
+    async with aclosing(add.delay(1).aprogress()) as steps:
+        assert_type(await anext(steps), dict[str, Any])
+    async with aclosing(app.amap(add, [1])) as values:
+        assert_type(await anext(values), int)
+    async with aclosing(group(add.s(1)).delay().aas_completed()) as ended:
+        assert_type(await anext(ended), AsyncResult[int])
+    async with aclosing(atrack(group(add.s(1)).delay())) as tracked:
+        assert_type(await anext(tracked), AsyncResult[int])
 
 
 def signatures() -> None:

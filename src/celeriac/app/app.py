@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
@@ -228,7 +228,7 @@ class Celeriac(Scheduling):
         return canvas_map.map_tasks(task, items, window=window, return_exceptions=return_exceptions)
 
     def amap(self, task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
-             return_exceptions: bool = False) -> AsyncIterator[R]:  # fmt: skip
+             return_exceptions: bool = False) -> AsyncGenerator[R, None]:  # fmt: skip
         """Coroutine version of `map`."""
         return canvas_map.amap_tasks(task, items, window=window, return_exceptions=return_exceptions)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 from msgspec.structs import replace
@@ -184,7 +184,7 @@ class AsyncResult(Facts, Generic[R]):
         """Coroutine version of `to_dict`."""
         return self._as_dict(await self.aoutcome(), traceback)
 
-    async def aprogress(self, interval: Duration = 0.5) -> AsyncIterator[dict[str, Any]]:
+    async def aprogress(self, interval: Duration = 0.5) -> AsyncGenerator[dict[str, Any], None]:
         """Yield `to_dict()` now and after each change; the last one is `ready`. Made for server-sent events.
 
         The end is noticed at once, and other changes within `interval`; if nothing changes for long, within 2 seconds.
