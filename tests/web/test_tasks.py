@@ -312,5 +312,11 @@ def test_a_workflow_that_does_not_fit_is_refused(
         assert [error["pointer"] for error in found["errors"]] == [pointer]
 
 
+def test_two_workflows_in_one_body_are_no_mistyped_name(client: httpx.Client) -> None:
+    for second, words in (("group", "without 'group'."), ("grop", "Did you mean 'group'?")):
+        found = problem(client.post(f"{API}/workflows", json={"chain": [], second: []}), 422, "bad-body")
+        assert found["errors"][0]["detail"].endswith(words)
+
+
 def test_there_is_no_unknown_workflow(client: httpx.Client) -> None:
     problem(client.get(f"{API}/workflows/nobody"), 404, "unknown-workflow")
