@@ -16,6 +16,7 @@ import msgspec
 
 from celeriac.errors import EncodeError, UnknownOption, nearest
 from celeriac.model.clock import Duration, instant, seconds
+from celeriac.model.gate import LONGEST_NAME, Unreadable, check_nesting
 from celeriac.model.serialization import serializer
 
 __all__ = [
@@ -170,7 +171,7 @@ def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
     if "countdown" in checked and "eta" in checked:
         raise UnknownOption("A call may have `countdown` or `eta`, not both.")
     if "countdown" in checked:
-        checked["countdown"] = seconds(checked["countdown"], "countdown")
+        checked["countdown"] = max(0.0, seconds(checked["countdown"], "countdown"))
     if "eta" in checked:
         instant(checked["eta"], "eta")
     if isinstance(checked.get("expires"), datetime):
@@ -233,9 +234,14 @@ def boolean(value: Any, name: str) -> bool:
 
 
 def text(value: Any, name: str) -> str:
-    """Return a name or an id; raise if it is not text, is empty, or cannot be encoded as UTF-8 (a lone surrogate)."""
+    """Return a name or an id.
+
+    Raises if it is not text, is empty or too long, or cannot be encoded as UTF-8 (a lone surrogate).
+    """
     if not isinstance(value, str) or not value:
         raise TypeError(f"{name} must be a non-empty string, not {value!r}")
+    if len(value) > LONGEST_NAME:
+        raise ValueError(f"{name} must have at most {LONGEST_NAME:,} characters, not {len(value):,}: {value[:100]!r}…")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -277,6 +283,9 @@ def _plain_headers(headers: Mapping[Any, Any]) -> dict[str, Any]:
     """Return headers as they will arrive, or raise `EncodeError`: they are sent outside the body, as plain msgpack."""
     try:
         plain: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(_plain(headers, "headers")))
+        check_nesting(plain, "headers")
+    except Unreadable as error:
+        raise EncodeError(f"{error}. Pass such data as an argument.") from None
     except (RecursionError, UnicodeEncodeError) as error:
         raise EncodeError(f"headers must be plain data (strings, numbers, lists, dicts): {error}.") from None
     except OverflowError:
