@@ -23,6 +23,7 @@ from tests.promises.grounds import RabbitClusterGround
 from tests.promises.harness import Stage, get
 
 WITHIN = 5.0  # seconds
+LEASE = 10.0  # seconds; a worker leaves a silent node after a fourth more
 AWAY, LONG_AWAY = 3.0, 20.0  # seconds that a node stays away after the election
 NODES = 3
 PARTS = [0, 1, 2]  # of a chord
@@ -89,7 +90,8 @@ def take_away_in_turn(stage: Stage, how: str, seconds: float) -> None:
             stage.wait(lambda elected=elected: any(run.at > elected for run in stage.journal()), "a task that starts")
             took = min(run.at for run in stage.journal() if run.at > elected) - elected
             print(f"\nA node is {how}: consuming {took:.2f} s after the election")
-            assert in_time(took, WITHIN)
+            # All workers may have been connected to this node. They see at once that it was killed.
+            assert in_time(took, WITHIN if how == "down" else 1.25 * LEASE + 1)
             begun = time.monotonic()
             stage.wait(lambda begun=begun: time.monotonic() - begun > seconds, f"{seconds} s to pass")
 
@@ -102,7 +104,7 @@ def take_away_in_turn(stage: Stage, how: str, seconds: float) -> None:
 )
 def test_nothing_is_lost_or_recorded_twice_whichever_node_goes(stage: Stage, how: str, seconds: float) -> None:
     """Workflows among it. What was sent is run, and each outcome is recorded once."""
-    workers = [stage.worker(worker_lease_seconds=10, task_max_deliveries=10) for _ in range(2)]
+    workers = [stage.worker(worker_lease_seconds=LEASE, task_max_deliveries=10) for _ in range(2)]
     stage.record()
     get(stage.send("plain", "returns", 0))
     with Load(stage) as load:
