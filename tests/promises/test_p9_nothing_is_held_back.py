@@ -61,7 +61,7 @@ def test_tasks_sent_after_a_slow_one_has_begun_are_started_by_an_idle_worker(sta
     last = max(run.at for run in runs) - sent
     print(f"\nP9: the last of 20 tasks was started {last:.3f} s after it was sent")
     assert in_time(last, 1)
-    assert {run.worker for run in runs} == {"idle"}
+    assert {run.worker for run in runs} == {"idle"}, stage.runs(slow, *behind)
     assert {run.deliveries for run in [begun, *runs]} == {1}
     stage.release("go")
     assert slow.get(timeout=PATIENCE) == "released"
