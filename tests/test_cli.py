@@ -252,6 +252,10 @@ def test_the_options_of_a_call_reach_its_message(folder: Path) -> None:
         (("shop.add", "--eta", "2030-01-01T00:00Z", "--countdown", "1"), 2, "not both"),
         (("shop.add", "--priority", "10"), 2, "'10' is not a whole number from 0 to 9"),
         (("shop.add", "--timeout", "1"), 2, "needs --wait"),
+        (("shop.add", "--wait", "--timeout", "nan"), 2, "'nan' is not a number of seconds within a thousand years"),
+        (("shop.add", "--countdown", "inf"), 2, "'inf' is not a number of seconds within a thousand years"),
+        (("shop.add", "--expires", "1e300"), 2, "'1e300' is not a number of seconds within a thousand years"),
+        (("shop.add", "--eta", "0001-01-01T00:00+14:00"), 2, "between the years 1 and 9999 in UTC"),
     ],
 )
 def test_a_wrong_call_is_refused(folder: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
