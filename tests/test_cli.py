@@ -230,6 +230,16 @@ def test_a_call_prints_its_id_and_waits_in_the_queue(folder: Path) -> None:
     assert read("tasks", "show", id)["place"] == "ready"
 
 
+@pytest.mark.parametrize("charset", ["ascii", "iso8859-1"])
+def test_text_that_the_locale_cannot_show_is_escaped(folder: Path, charset: str) -> None:
+    shop("call", "shop.fail", "--args", '["☃ 🎉"]')
+    peek = ["-A", "shop", "queues", "peek", "default"]
+    result = CliRunner(charset=charset).invoke(main, peek)
+    assert (result.exit_code, "shop.fail('\\u2603 \\U0001f389')" in result.stdout) == (0, True), result.exception
+    result = CliRunner(charset=charset).invoke(main, [*peek, "--json"])
+    assert [message["args"] for message in json.loads(result.stdout)] == [["☃ 🎉"]], result.exception
+
+
 def test_the_options_of_a_call_reach_its_message(folder: Path) -> None:
     shop("call", "shop.add", "-k", '{"x": 1, "y": 2}', "-q", "mail", "--priority", "9", "--eta", "2099-01-01T00:00:00Z")
     [message] = read("inspect", "scheduled")
