@@ -240,6 +240,17 @@ def test_text_that_the_locale_cannot_show_is_escaped(folder: Path, charset: str)
     assert [message["args"] for message in json.loads(result.stdout)] == [["☃ 🎉"]], result.exception
 
 
+@pytest.mark.parametrize("arguments", [("queues",), ("queues", "--json")])
+def test_an_output_that_is_full_is_an_error_and_a_closed_one_is_none(folder: Path, arguments: tuple[str, ...]) -> None:
+    command = [CELERIAC, "-A", "shop", *arguments]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+    assert (result.returncode, result.stderr) == (1, "Error: Cannot write: [Errno 28] No space left on device\n")
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    result = subprocess.run(closed, capture_output=True, text=True, timeout=PATIENCE)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_the_options_of_a_call_reach_its_message(folder: Path) -> None:
     shop("call", "shop.add", "-k", '{"x": 1, "y": 2}', "-q", "mail", "--priority", "9", "--eta", "2099-01-01T00:00:00Z")
     [message] = read("inspect", "scheduled")
