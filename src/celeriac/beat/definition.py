@@ -11,14 +11,16 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from celeriac.beat.template import Template
-from celeriac.model.gate import OptionalName, reader
+from celeriac.errors import ImproperlyConfigured
+from celeriac.model.gate import LONGEST_NAME, OptionalName, reader
 from celeriac.ports.schedules import Entry
 from celeriac.schedules.kinds import AnySchedule
 from celeriac.schedules.moments import LATEST
 from celeriac.schedules.ticks import MAX_MISSED, Missed
 
 __all__ = ["CODE", "HAND", "LAST_RECORD", "LONGEST_DESCRIPTION", "RECORD", "Definition", "Origin", "Overlap",
-           "decode_definition", "definition_of", "encode_definition", "read_origin", "with_visible_ends"]  # fmt: skip
+           "check_name", "decode_definition", "definition_of", "encode_definition", "read_origin",
+           "with_visible_ends"]  # fmt: skip
 
 Milliseconds: TypeAlias = Annotated[int, Meta(ge=0, le=LATEST)]
 
@@ -53,6 +55,15 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     origin: Literal["code", "hand"] = "hand"  # `code`: declared by an app, and removed when the app declares it no more
     app: OptionalName = ""  # the app that declared it
     description: Annotated[str, Meta(max_length=LONGEST_DESCRIPTION)] = ""  # for people
+
+
+def check_name(name: object) -> None:
+    """Raise `ImproperlyConfigured` for a name that no entry can have: the store could not read it again."""
+    if not isinstance(name, str) or not 1 <= len(name) <= LONGEST_NAME:
+        found = f"{len(name):,} characters" if isinstance(name, str) else repr(name)
+        raise ImproperlyConfigured(f"The name of a schedule is text of 1 to {LONGEST_NAME:,} characters, not {found}.")
+    if name.startswith(RECORD):
+        raise ImproperlyConfigured(f"The name of a schedule must not begin with a control character: {name!r}.")
 
 
 def with_visible_ends(definition: Definition) -> Definition:

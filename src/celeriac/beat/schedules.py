@@ -18,8 +18,8 @@ from celeriac.beat.decide import beginning
 from celeriac.beat.definition import (
     LAST_RECORD,
     LONGEST_DESCRIPTION,
-    RECORD,
     Definition,
+    check_name,
     definition_of,
     encode_definition,
     with_visible_ends,
@@ -298,8 +298,7 @@ class Schedules:
 
     def entry(self, name: str, definition: Definition) -> Entry:
         """Return a new entry. Raises `ImproperlyConfigured` for a name that is not for entries."""
-        if name.startswith(RECORD):
-            raise ImproperlyConfigured(f"The name of a schedule must not begin with a control character: {name!r}.")
+        check_name(name)
         new = Entry(name=name, definition=msgspec.Raw(encode_definition(definition)), salt=os.urandom(SALT), cursor=0)
         return beginning(new, definition, self._now())
 
