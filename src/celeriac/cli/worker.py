@@ -114,7 +114,7 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
     \b
     Exit codes:
       0  the worker was stopped, and every message is settled or back in the broker
-      1  the worker could not start, or could not continue
+      1  the worker could not start or continue, or stopped before all was settled
       2  the command line or the app is invalid
     """
     _open_outputs()
