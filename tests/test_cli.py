@@ -458,6 +458,7 @@ def test_a_worker_of_an_unknown_queue_does_not_start(folder: Path) -> None:
     [
         (("worker", "-P", "prefork"), "Celery's pool 'prefork' is called 'processes' here"),
         (("worker", "-P", "gevent"), "use 'processes'"),
+        (("worker", "-n", "mail@%h"), "-n mail@$(hostname)"),
         (("multi", "start"), "docs/howto/deploy.md"),
     ],
 )

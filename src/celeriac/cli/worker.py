@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import sys
 import threading
 from functools import partial
@@ -46,6 +47,13 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
     return names
 
 
+def _name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and (found := CELERY_NAME.search(value)):
+        raise click.BadParameter(f"{found[0]} is not expanded as by Celery: let the shell do it, as in "
+                                 "-n mail@$(hostname), or leave out the option for APP@HOST.PID.")  # fmt: skip
+    return value
+
+
 def _address(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, int] | None:
     if value is None:
         return None
@@ -54,6 +62,9 @@ def _address(context: click.Context, parameter: click.Parameter, value: str | No
         raise click.BadParameter(f"must be an address and a port, such as 127.0.0.1:9540 or [::]:9540, not {value!r}")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
+
+CELERY_NAME = re.compile("%[hndiI]")
+"""What Celery expands in a worker's name: the host with and without its domain, the name, the number of the child."""
 
 CELERY_POOLS = {
     "prefork": "Celery's pool 'prefork' is called 'processes' here",
@@ -79,7 +90,8 @@ class _Pool(click.Choice[str]):
               help="Number of children for plain functions.  [default: one per core]")  # fmt: skip
 @click.option("-P", "--pool", type=_Pool(["processes", "threads", "solo"]),
               help="Type of the children.  [default: processes]")  # fmt: skip
-@click.option("-n", "--hostname", "name", metavar="NAME", help="The worker's name.  [default: APP@HOST.PID]")
+@click.option("-n", "--hostname", "name", metavar="NAME", callback=_name,
+              help="The worker's name.  [default: APP@HOST.PID]")  # fmt: skip
 @click.option("-B", "--beat", is_flag=True, help="Also run a scheduler. Any number of workers may do so.")
 @log_options
 @click.option("--max-tasks-per-child", metavar="N", type=WholeNumber(min=1),
