@@ -290,6 +290,21 @@ def test_an_unregistered_task_is_sent_with_the_option_unregistered(folder: Path)
     assert read("queues", "peek", "default")[0]["task"] == "other.task"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--cursor", "abc"), "--cursor goes on with a search"),
+        (("--offset", "20", "--task", "shop.*"), "a search goes on with --cursor"),
+        (("--workflow", "x", "--task", "shop.*"), "only --state chooses some"),
+    ],
+)
+def test_options_of_a_list_of_tasks_that_would_be_ignored_are_refused(
+    folder: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    result = shop("tasks", *arguments)
+    assert (result.exit_code, words in result.stderr) == (2, True), result.output
+
+
 def test_a_result_that_is_not_there_has_an_exit_code_of_its_own(folder: Path) -> None:
     id = shop("call", "shop.add", "-a", "[2, 2]").stdout.strip()
     result = shop("result", id)
