@@ -230,6 +230,27 @@ def test_a_call_prints_its_id_and_waits_in_the_queue(folder: Path) -> None:
     assert read("tasks", "show", id)["place"] == "ready"
 
 
+@pytest.mark.parametrize("charset", ["ascii", "iso8859-1"])
+def test_text_that_the_locale_cannot_show_is_escaped(folder: Path, charset: str) -> None:
+    shop("call", "shop.fail", "--args", '["☃ 🎉"]')
+    peek = ["-A", "shop", "queues", "peek", "default"]
+    result = CliRunner(charset=charset).invoke(main, peek)
+    assert (result.exit_code, "shop.fail('\\u2603 \\U0001f389')" in result.stdout) == (0, True), result.exception
+    result = CliRunner(charset=charset).invoke(main, [*peek, "--json"])
+    assert [message["args"] for message in json.loads(result.stdout)] == [["☃ 🎉"]], result.exception
+
+
+@pytest.mark.parametrize("arguments", [("queues",), ("queues", "--json")])
+def test_an_output_that_is_full_is_an_error_and_a_closed_one_is_none(folder: Path, arguments: tuple[str, ...]) -> None:
+    command = [CELERIAC, "-A", "shop", *arguments]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+    assert (result.returncode, result.stderr) == (1, "Error: Cannot write: [Errno 28] No space left on device\n")
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    result = subprocess.run(closed, capture_output=True, text=True, timeout=PATIENCE)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_the_options_of_a_call_reach_its_message(folder: Path) -> None:
     shop("call", "shop.add", "-k", '{"x": 1, "y": 2}', "-q", "mail", "--priority", "9", "--eta", "2099-01-01T00:00:00Z")
     [message] = read("inspect", "scheduled")
@@ -252,6 +273,10 @@ def test_the_options_of_a_call_reach_its_message(folder: Path) -> None:
         (("shop.add", "--eta", "2030-01-01T00:00Z", "--countdown", "1"), 2, "not both"),
         (("shop.add", "--priority", "10"), 2, "'10' is not a whole number from 0 to 9"),
         (("shop.add", "--timeout", "1"), 2, "needs --wait"),
+        (("shop.add", "--wait", "--timeout", "nan"), 2, "'nan' is not a number of seconds within a thousand years"),
+        (("shop.add", "--countdown", "inf"), 2, "'inf' is not a number of seconds within a thousand years"),
+        (("shop.add", "--expires", "1e300"), 2, "'1e300' is not a number of seconds within a thousand years"),
+        (("shop.add", "--eta", "0001-01-01T00:00+14:00"), 2, "between the years 1 and 9999 in UTC"),
     ],
 )
 def test_a_wrong_call_is_refused(folder: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
@@ -263,6 +288,21 @@ def test_a_wrong_call_is_refused(folder: Path, arguments: tuple[str, ...], code:
 def test_an_unregistered_task_is_sent_with_the_option_unregistered(folder: Path) -> None:
     assert shop("call", "other.task", "--unregistered").exit_code == 0
     assert read("queues", "peek", "default")[0]["task"] == "other.task"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--cursor", "abc"), "--cursor goes on with a search"),
+        (("--offset", "20", "--task", "shop.*"), "a search goes on with --cursor"),
+        (("--workflow", "x", "--task", "shop.*"), "only --state chooses some"),
+    ],
+)
+def test_options_of_a_list_of_tasks_that_would_be_ignored_are_refused(
+    folder: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    result = shop("tasks", *arguments)
+    assert (result.exit_code, words in result.stderr) == (2, True), result.output
 
 
 def test_a_result_that_is_not_there_has_an_exit_code_of_its_own(folder: Path) -> None:
@@ -434,8 +474,8 @@ def test_the_name_of_a_worker_has_its_host_where_celery_puts_it(folder: Path, mo
     def name(given: str) -> Any:
         return worker.command.make_context("worker", ["-n", given]).params["name"]
 
-    names = [name(given) for given in ("w@%h", "%n-%d", "100%%", "%x", "")]
-    assert names == ["w@box.example.com", "box-example.com", "100%", "%x", None]
+    names = [name(given) for given in ("w@%h", "%n-%d", "100%%", "")]
+    assert names == ["w@box.example.com", "box-example.com", "100%", None]
     result = shop("worker", "-n", "x" * 1001)  # its outcomes would not be read
     assert (result.exit_code, "at most 1,000 characters" in result.stderr) == (2, True)
 
@@ -445,6 +485,7 @@ def test_the_name_of_a_worker_has_its_host_where_celery_puts_it(folder: Path, mo
     [
         (("worker", "-P", "prefork"), "Celery's pool 'prefork' is called 'processes' here"),
         (("worker", "-P", "gevent"), "use 'processes'"),
+        (("worker", "-n", "mail@%i"), "%i means nothing in a name"),
         (("multi", "start"), "docs/howto/deploy.md"),
     ],
 )

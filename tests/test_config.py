@@ -166,7 +166,8 @@ def test_settings_come_from_the_table_of_a_pyproject(tmp_path: Path, app: Celeri
 
 def test_a_file_that_is_missing_or_no_toml_is_named(tmp_path: Path, app: Celeriac) -> None:
     (tmp_path / "bad.toml").write_text("= 3")
-    for name in ("bad.toml", "missing.toml"):
+    (tmp_path / "latin1.toml").write_bytes("# größer\n".encode("latin-1"))
+    for name in ("bad.toml", "latin1.toml", "missing.toml"):
         with pytest.raises(ImproperlyConfigured, match=name):
             app.config_from_file(tmp_path / name)
 

@@ -734,6 +734,16 @@ def test_sighup_stops_a_worker_as_sigterm_does(stage: Stage, pool: str) -> None:
 
 
 @pytest.mark.parametrize("pool", ["processes", "threads", "solo"])
+def test_sigusr1_shows_what_a_worker_does_and_does_not_end_it(stage: Stage, pool: str) -> None:
+    worker = stage.worker("--pool", pool)
+    worker.signal(signal.SIGUSR1)
+    stage.wait(lambda: "most recent call first" in worker.text() or worker.process.poll() is not None, "the stacks")
+    assert worker.process.poll() is None
+    assert get(stage.send("plain", "returns", 1)) == 1
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("pool", ["processes", "threads", "solo"])
 def test_a_worker_under_nohup_does_not_stop_at_sighup(stage: Stage, pool: str) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the worker inherits that
     try:

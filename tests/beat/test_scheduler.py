@@ -203,7 +203,7 @@ def test_a_mistake_is_an_error_where_it_is_made(app: Celeriac) -> None:
         (lambda: app.schedules.add("x", every(1), note.s(), description="\ud800"), "description must be text"),
         (lambda: app.schedules.add("", every(1), note.s()), "The name of a schedule must be a non-empty string"),
         (lambda: app.schedules.add("x" * 1001, every(1), note.s()), "at most 1,000 characters"),
-        (lambda: app.schedules.add("x\0", every(1), note.s()), "zero byte"),
+        (lambda: app.schedules.add("x\0", every(1), note.s()), "a NUL character"),
         (lambda: app.schedules.add("\ud800", every(1), note.s()), "UTF-8"),
         (lambda: app.schedules.add(3, every(1), note.s()), "must be a non-empty string, not 3"),  # type: ignore[arg-type]
     ):

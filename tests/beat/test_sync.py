@@ -193,6 +193,25 @@ def test_names_that_records_have_are_refused() -> None:
         app.schedules.add("\x01shop", every(1), app.tasks["shop.note"].s())
 
 
+@pytest.mark.parametrize("name", ["", "x" * 1001])
+def test_names_that_no_store_could_read_again_are_refused(name: str) -> None:
+    with app_on({"broker_url": f"memory://{new_id()}"}) as app:
+        note = app.tasks["shop.note"]
+        with pytest.raises(ImproperlyConfigured, match="The name of a schedule must"):
+            app.schedules.add(name, every(1), note.s())
+        app.conf.beat_schedule = {name: {"task": "shop.note", "schedule": 1.0}}
+        with pytest.raises(ImproperlyConfigured, match="The name of a schedule must"):
+            list(app.declared.definitions())
+
+
+def test_a_schedule_with_a_call_too_long_for_a_name_asks_for_one() -> None:
+    with app_on({"broker_url": f"memory://{new_id()}"}) as app:
+        long = app.tasks["shop.note"].s("x" * 1001)
+        with pytest.raises(ImproperlyConfigured, match="must have at most 1,000 characters"):
+            app.add_periodic_task(every(1), long)
+        app.add_periodic_task(every(1), long, name="long")
+
+
 def test_what_is_declared_is_what_it_was_when_it_was_declared() -> None:
     with app_on({"broker_url": f"memory://{new_id()}"}) as app:
         what = app.tasks["shop.note"].s("declared")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from celeriac.beat.definition import CODE, encode_definition
+from celeriac.beat.definition import CODE, check_name, encode_definition
 from celeriac.beat.info import POLICIES
 from celeriac.beat.schedules import Schedules
 from celeriac.errors import ImproperlyConfigured, nearest
@@ -32,6 +32,7 @@ class Declared:
 
     def add(self, name: str, schedule: Any, what: Any, policies: dict[str, Any]) -> None:
         """Declare an entry. A later one of the same name replaces it."""
+        check_name(name)
         self._made[name] = self._definition(schedule, what, policies)  # raises where it is declared
         self._added[name] = schedule, what.clone(), policies
 
@@ -63,6 +64,7 @@ class Declared:
             yield name, made
 
     def _check(self, name: str, item: Any) -> None:
+        check_name(name)
         if not isinstance(item, Mapping) or not {"task", "schedule"} <= item.keys():
             raise ImproperlyConfigured(f"beat_schedule[{name!r}] needs 'task' and 'schedule', not {item!r}.")
         for key in item:

@@ -11,15 +11,17 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from celeriac.beat.template import Template
+from celeriac.errors import ImproperlyConfigured
 from celeriac.model.gate import OptionalName, reader
+from celeriac.model.options import text
 from celeriac.ports.schedules import Entry
 from celeriac.schedules.kinds import AnySchedule
 from celeriac.schedules.moments import LATEST
 from celeriac.schedules.ticks import MAX_MISSED, Missed
 
 __all__ = ["CODE", "HAND", "LAST_RECORD", "LONGEST_DESCRIPTION", "MOST_MISSED", "MOST_TIMES", "RECORD", "Definition",
-           "Origin", "Overlap", "decode_definition", "definition_of", "encode_definition", "read_origin",
-           "with_visible_ends"]  # fmt: skip
+           "Origin", "Overlap", "check_name", "check_text", "decode_definition", "definition_of", "encode_definition",
+           "read_origin", "with_visible_ends"]  # fmt: skip
 
 Milliseconds: TypeAlias = Annotated[int, Meta(ge=0, le=LATEST)]
 
@@ -56,6 +58,21 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     origin: Literal["code", "hand"] = "hand"  # `code`: declared by an app, and removed when the app declares it no more
     app: OptionalName = ""  # the app that declared it
     description: Annotated[str, Meta(max_length=LONGEST_DESCRIPTION)] = ""  # for people
+
+
+def check_name(name: object) -> None:
+    """Raise `ImproperlyConfigured` for a name that no entry can have: the store could not read it again."""
+    check_text(name, "The name of a schedule")
+    if str(name).startswith(RECORD):
+        raise ImproperlyConfigured(f"The name of a schedule must not begin with a control character: {name!r}.")
+
+
+def check_text(value: object, name: str) -> None:
+    """Raise `ImproperlyConfigured` for what cannot be kept as text."""
+    try:
+        text(value, name)
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(f"{error}.") from None
 
 
 def with_visible_ends(definition: Definition) -> Definition:

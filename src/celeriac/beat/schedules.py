@@ -18,8 +18,9 @@ from celeriac.beat.decide import beginning
 from celeriac.beat.definition import (
     LAST_RECORD,
     LONGEST_DESCRIPTION,
-    RECORD,
     Definition,
+    check_name,
+    check_text,
     definition_of,
     encode_definition,
     with_visible_ends,
@@ -29,7 +30,6 @@ from celeriac.beat.template import Filled, template_of
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import Duration
 from celeriac.model.gate import Unreadable
-from celeriac.model.options import text
 from celeriac.ports.abilities import Ability
 from celeriac.ports.schedules import Change, Entry, ScheduleStore, schedule_store
 from celeriac.ports.workflows import workflow_store
@@ -296,7 +296,7 @@ class Schedules:
             if name in TEXTS and not (isinstance(value, str) and len(value) <= LONGEST_DESCRIPTION):
                 raise ImproperlyConfigured(f"{name}: text of up to {LONGEST_DESCRIPTION} characters, not {value!r}.")
             if name in TEXTS and value:
-                _text(value, name)
+                check_text(value, name)
             found[name] = value
         if found.get("jitter", 0) is None:
             found["jitter"] = 0
@@ -304,9 +304,7 @@ class Schedules:
 
     def entry(self, name: str, definition: Definition) -> Entry:
         """Return a new entry. Raises `ImproperlyConfigured` for a name that is not for entries."""
-        if _text(name, "The name of a schedule").startswith(RECORD) or "\0" in name:
-            raise ImproperlyConfigured("The name of a schedule must not begin with a control character, or have a zero "
-                                       f"byte: {name!r}.")  # fmt: skip
+        check_name(name)
         new = Entry(name=name, definition=msgspec.Raw(encode_definition(definition)), salt=os.urandom(SALT), cursor=0)
         return beginning(new, definition, self._now())
 
@@ -344,11 +342,3 @@ class Schedules:
         names = [entry.name for entry in await self._page("", NEAR)]
         return UnknownSchedule(f"There is no schedule named {name!r}.{nearest(name, names)} "
                                "`celeriac schedules list` shows all.")  # fmt: skip
-
-
-def _text(value: Any, name: str) -> str:
-    """Return a text. Raises `ImproperlyConfigured` for what is none, is too long, or cannot be encoded."""
-    try:
-        return text(value, name)
-    except (TypeError, ValueError) as error:
-        raise ImproperlyConfigured(f"{error}.") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -23,4 +25,9 @@ ESCAPED = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 def emit(document: Any) -> None:
     """Print a JSON document. Values that JSON does not support are printed as text."""
-    click.echo(msgspec.json.format(to_json(document), indent=2).decode().translate(ESCAPED))
+    text = msgspec.json.format(to_json(document), indent=2).decode().translate(ESCAPED)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # a locale without UTF-8
+        text = json.dumps(json.loads(text), indent=2)
+    click.echo(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -22,6 +23,9 @@ FOLDER = "celeriac.folder"
 
 MISUSE = (ImproperlyConfigured, UnknownQueue)
 """Errors in the app or the command line: retrying does not help."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says when the output is a file on a full disk."""
 
 
 CELERY_COMMANDS = {
@@ -82,3 +86,7 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except CeleriacError as error:
             raise (Misuse if isinstance(error, MISUSE) else click.ClickException)(printable(str(error))) from error
+        except OSError as error:
+            if error.errno in FULL:
+                raise click.ClickException(f"Cannot write: {printable(str(error))}") from error
+            raise

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from celeriac.model.clock import seconds
+
 __all__ = ["Number", "WholeNumber"]
 
 
@@ -22,9 +24,17 @@ class _Worded(click.ParamType):  # type: ignore[type-arg]  # not subscriptable i
 
 
 class Number(_Worded, click.FloatRange):
-    """A number."""
+    """A number of seconds."""
 
     name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number. Raises `click.BadParameter`, also for `inf` and `nan`."""
+        found = super().convert(value, param, ctx)
+        try:
+            return seconds(found)
+        except ValueError:
+            self.fail(f"{value!r} is not a number of seconds within a thousand years.", param, ctx)
 
 
 class WholeNumber(_Worded, click.IntRange):

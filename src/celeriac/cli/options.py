@@ -9,6 +9,8 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
+from celeriac.model.clock import instant
+
 __all__ = ["aware_time", "json_value", "log_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -50,4 +52,8 @@ def aware_time(context: click.Context, parameter: click.Parameter, value: str | 
     if found is None or found.tzinfo is None:
         raise click.BadParameter(f"must be an ISO 8601 time with a time zone, for example 2030-01-31T12:00:00+01:00 "
                                  f"or 2030-01-31T12:00:00Z, not {value!r}")  # fmt: skip
+    try:
+        instant(found, "the time")
+    except ValueError:
+        raise click.BadParameter(f"must be between the years 1 and 9999 in UTC, not {value!r}") from None
     return found

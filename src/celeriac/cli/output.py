@@ -6,7 +6,8 @@ import sys
 
 import click
 
-__all__ = ["echo", "echo_value", "printable"]
+__all__ = ["echo", "echo_value", "is_terminal", "printable"]
+
 
 def printable(text: str) -> str:
     r"""Return text with characters that are not printable escaped, except newlines and tabs.
@@ -29,7 +30,12 @@ def echo(text: object = "", *, err: bool = False) -> None:
 def echo_value(value: object) -> None:
     """Print a value: as it is into a file or a pipe, with control characters escaped on a terminal."""
     text = value if isinstance(value, str) else repr(value)
-    if sys.stdout.isatty():
+    if is_terminal():
         echo(text)
     else:
         click.echo(text, color=True)  # otherwise click would leave out escape sequences
+
+
+def is_terminal() -> bool:
+    """Return whether the output is a terminal, and not a file or a pipe, or closed."""
+    return sys.stdout is not None and sys.stdout.isatty()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from typing import Final
 
 import click
@@ -61,6 +63,8 @@ def main(context: click.Context, spec: str | None, workdir: str | None) -> None:
       1  failure; the reason is on stderr
       2  the command line or the app is invalid
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of a locale without UTF-8, as stderr is
     context.meta[FOLDER] = os.getcwd()
     if workdir is not None:
         os.chdir(workdir)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -11,6 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from celeriac.cli.output import is_terminal
 from celeriac.model.clock import aware
 from celeriac.model.durations import duration
 
@@ -31,7 +31,7 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "",
     lines = [[_cell(value) for value in row] for row in rows]
     widths = [max(cell_len(cell) for cell in column) for column in zip(columns, *lines, strict=True)]
     least = sum(widths[:-1]) + GAP * len(widths) + min(widths[-1], LAST_WIDTH)
-    width = max(Console().width, least) if sys.stdout.isatty() else PIPE_WIDTH
+    width = max(Console().width, least) if is_terminal() else PIPE_WIDTH
     console = Console(width=width, highlight=False, markup=False, emoji=False)
     if title:
         console.print(title, style="bold")

@@ -65,10 +65,17 @@ def command(session: Session, /, *, state: str | None, limit: int, offset: int, 
     """
     if click.get_current_context().invoked_subcommand is not None:
         return
+    text = filter_text(options)
+    if workflow is not None and (text or offset or cursor is not None):
+        raise click.UsageError("--workflow lists all tasks of the workflow: with it, only --state chooses some.")
+    if offset and text:
+        raise click.UsageError("--offset is for the list of the most recent outcomes: a search goes on with --cursor.")
+    if cursor is not None and not text:
+        raise click.UsageError("--cursor goes on with a search: repeat its --task, --filter or other conditions.")
     if workflow is not None:
         show_workflow(session, workflow, state, as_json)
         return
-    if text := filter_text(options):
+    if text:
         _search(session, f"state:{state} {text}" if state else text, limit, cursor, as_json)
         return
     outcomes = session.run(session.inspector().recent(limit, offset, state))

@@ -37,6 +37,7 @@ else:  # for --beat and --reload
 
 __all__ = ["command"]
 
+NAME_PART = re.compile("%(.)")
 EXIT_SECONDS = 1.0  # for the interpreter's own shutdown, before threads that are still running are abandoned
 
 
@@ -46,9 +47,12 @@ def _name(context: click.Context, parameter: click.Parameter, value: str | None)
         return None
     host = socket.gethostname()
     short, _, domain = host.partition(".")
-    found = {"h": host, "n": short, "d": domain, "%": "%"}
+    parts = {"h": host, "n": short, "d": domain, "%": "%"}
+    if unknown := next((letter for letter in NAME_PART.findall(value) if letter not in parts), None):
+        raise click.BadParameter(f"%{unknown} means nothing in a name: %h is the host, %n its name without the domain, "
+                                 "%d the domain, %% a percent sign.")  # fmt: skip
     try:
-        return text(re.sub("%([hnd%])", lambda part: found[part[1]], value), "the name")
+        return text(NAME_PART.sub(lambda found: parts[found[1]], value), "the name")
     except ValueError as error:
         raise click.BadParameter(f"{error}.") from None
 
@@ -131,7 +135,7 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
     \b
     Exit codes:
       0  the worker was stopped, and every message is settled or back in the broker
-      1  the worker could not start, or could not continue
+      1  the worker could not start or continue, or stopped before all was settled
       2  the command line or the app is invalid
     """
     _open_outputs()

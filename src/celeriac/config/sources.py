@@ -75,7 +75,7 @@ def from_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             data = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ImproperlyConfigured(f"The configuration file {os.fspath(path)!r} cannot be read: {error}.") from error
     if os.path.basename(path) == "pyproject.toml":
         found: dict[str, Any] = data.get("tool", {}).get("celeriac", {})

@@ -7,9 +7,11 @@ tasks have the main thread, and the supervisor another. Called by `celeriac work
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import signal
 import socket
+import sys
 import threading
 from types import FrameType
 
@@ -39,6 +41,7 @@ def run_worker(app: Celeriac, options: WorkerOptions) -> int:
     Call it in the main thread, as the last work of the process: it returns with the stop signals blocked.
     """
     raise_open_files()
+    _show_stacks_at_sigusr1()
     set_title(f"worker {options.name}")
     signals.worker_init.send(options.name)  # before the fork server: what receivers set up is there in each child
     import_http(app)
@@ -55,6 +58,16 @@ def run_worker(app: Celeriac, options: WorkerOptions) -> int:
     if options.pool == "solo":
         return _run_solo(app, options)
     return _run(app, options)
+
+
+def _show_stacks_at_sigusr1() -> None:
+    """Write what each thread does to stderr at SIGUSR1, as Celery does, if the app has no handler for it."""
+    if signal.getsignal(signal.SIGUSR1) != signal.SIG_DFL:
+        return
+    if sys.__stderr__ is None:  # closed
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    else:
+        faulthandler.register(signal.SIGUSR1, sys.__stderr__)
 
 
 def _run(app: Celeriac, options: WorkerOptions, forkserver: socket.socket | None = None) -> int:

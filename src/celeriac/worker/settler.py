@@ -53,6 +53,7 @@ class Settler:
         self.advancer = Advancer(app, lambda: heartbeat.lease, self._writer.joined, heartbeat.outages, self.notifier)
         self.attempt_log = AttemptLog(app)
         self._endings: list[Ending] = []
+        self._under_way: list[Ending] = []  # the batch that is being settled
         self._most = BATCH  # endings in the next batch: a server that is slow cannot do any number within the time-out
         self._alone = 0  # how many of the first endings are settled one by one, because one of them cannot be
         self._states: list[Outcome] = []  # not final
@@ -82,6 +83,7 @@ class Settler:
             size = 1 if self._alone else self._most
             endings, self._endings = self._endings[:size], self._endings[size:]
             reported, self._states = self._states[:size], self._states[size:]
+            self._under_way = endings
             try:
                 if reported:
                     await self._store(reported)
@@ -92,11 +94,13 @@ class Settler:
             except (BrokerError, BackendError) as error:
                 self._heartbeat.outages.failed("settle", error)
                 self._endings[:0] = endings
+                self._under_way = []
                 self._states[:0] = reported
                 self._most = max(1, min(size, max(len(endings), len(reported))) // 2)
                 await asyncio.sleep(pause)
                 pause = next_pause(pause)
                 continue
+            self._under_way = []
             self._heartbeat.outages.worked("settle")
             pause = FIRST_PAUSE
             self._most = min(self._most + MORE, BATCH)
@@ -108,6 +112,10 @@ class Settler:
                 if not waiter.done():
                     waiter.set_result(None)
             settled()
+
+    def unsettled(self) -> int:
+        """Return how many endings no server has confirmed yet."""
+        return len(self._under_way) + len(self._endings)
 
     def progress(self) -> asyncio.Future[None]:
         """Return a future that is done when the next batch has been settled."""

@@ -139,6 +139,7 @@ class Supervisor:
         now = time.monotonic()
         last = (now if self._cold.is_set() else max(now, deadline)) + FINAL_SECONDS
         await self._settle_rest(last)
+        unsettled = self.settler.unsettled()
         for duty in others:
             await _cancel(duty)
         await self.settler.recorder.finish(_left(last))
@@ -151,6 +152,11 @@ class Supervisor:
         self.app.close()
         if self._failure is not None:
             log.critical("%s has failed: %s", self.name, self._failure, extra={"event_name": "worker.failed"})
+            return 1
+        if unsettled:
+            log.error("%s has stopped before its servers had confirmed what became of %d messages: those that they "
+                      "have not taken run again when the lease has expired (%g s)", self.name, unsettled,
+                      self.options.lease_seconds, extra={"event_name": "worker.stopped"})  # fmt: skip
             return 1
         log.info("%s has stopped", self.name, extra={"event_name": "worker.stopped"})
         return 0
