@@ -30,6 +30,7 @@ from celeriac import (
 )
 from celeriac.backends.memory import MemoryBackend
 from celeriac.errors import ArgumentsError, MessageTooLarge, ResultLost, UnknownOption, WorkflowError
+from celeriac.model.gate import DEEPEST
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
@@ -781,6 +782,16 @@ def test_a_plain_chain_needs_no_backend(app: Celeriac) -> None:
     with running_worker(app):
         assert result.get(TIMEOUT) == 11
     assert result.root.get(TIMEOUT) == 2
+
+
+def test_a_plain_chain_that_workers_would_refuse_is_refused(app: Celeriac) -> None:
+    app._backend = OutcomesOnly(app.backend)
+    steps = [s(app, "add") for _ in range(DEEPEST + 1)]
+    with pytest.raises(MessageTooLarge, match=r"A chain of 52 tasks in one message: .* set `result_backend`"):
+        chain(s(app, "add", 1), *steps).delay()
+    result = chain(s(app, "add", 1), *steps[1:]).delay()
+    with running_worker(app):
+        assert result.get(TIMEOUT) == DEEPEST + 2
 
 
 def test_what_needs_a_backend_is_refused_without_one(app: Celeriac) -> None:

@@ -48,6 +48,7 @@ __all__ = [
     "Message",
     "Place",
     "Priority",
+    "check_depth",
     "decode",
     "decode_part",
     "encode",
@@ -178,7 +179,7 @@ def decode(data: bytes | memoryview, largest: int = LARGEST) -> Message:
     if not message.id or not message.task:
         raise Unreadable("a message has an id and the name of a task")
     if message.headers or message.link or message.link_error:
-        _check_nesting(message)
+        check_depth(message)
     return message
 
 
@@ -187,7 +188,8 @@ def too_large(size: int, largest: int) -> Unreadable:
     return Unreadable(f"it has {size:,} bytes, more than `worker_message_max_bytes` allows ({largest:,})")
 
 
-def _check_nesting(message: Message) -> None:
+def check_depth(message: Message) -> None:
+    """Raise `Unreadable` for links within links, or values in headers, deeper than `DEEPEST`. Does not recurse."""
     level, messages = 0, [message]
     while messages:
         if level > DEEPEST:
@@ -199,7 +201,7 @@ def _check_nesting(message: Message) -> None:
         level += 1
 
 
-decode_part: Callable[[bytes | memoryview], Message] = reader(Message, "a message of a workflow", _check_nesting)
+decode_part: Callable[[bytes | memoryview], Message] = reader(Message, "a message of a workflow", check_depth)
 """Return a message of a workflow, which may lack id and task. Raises `Unreadable`."""
 
 

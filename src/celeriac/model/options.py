@@ -16,6 +16,7 @@ import msgspec
 
 from celeriac.errors import EncodeError, UnknownOption, nearest
 from celeriac.model.clock import Duration, instant, seconds
+from celeriac.model.gate import LONGEST_NAME, Unreadable, check_nesting
 from celeriac.model.serialization import serializer
 
 __all__ = [
@@ -233,9 +234,16 @@ def boolean(value: Any, name: str) -> bool:
 
 
 def text(value: Any, name: str) -> str:
-    """Return a name or an id; raise if it is not text, is empty, or cannot be encoded as UTF-8 (a lone surrogate)."""
+    """Return a name or an id; raise for one that workers or stores would refuse.
+
+    It is not text, or empty, too long, has a NUL (where SQLite ends a text in JSON), or a lone surrogate.
+    """
     if not isinstance(value, str) or not value:
         raise TypeError(f"{name} must be a non-empty string, not {value!r}")
+    if len(value) > LONGEST_NAME:
+        raise ValueError(f"{name} must have at most {LONGEST_NAME:,} characters, not {len(value):,}.")
+    if "\0" in value:
+        raise ValueError(f"{name} must not contain a NUL character: {value!r}.")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -277,8 +285,11 @@ def _plain_headers(headers: Mapping[Any, Any]) -> dict[str, Any]:
     """Return headers as they will arrive, or raise `EncodeError`: they are sent outside the body, as plain msgpack."""
     try:
         plain: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(_plain(headers, "headers")))
+        check_nesting(plain, "headers")
     except (RecursionError, UnicodeEncodeError) as error:
         raise EncodeError(f"headers must be plain data (strings, numbers, lists, dicts): {error}.") from None
+    except Unreadable as error:
+        raise EncodeError(f"{error}. Pass such data as an argument.") from None
     except OverflowError:
         raise EncodeError("headers can hold integers of up to 64 bits; pass a longer one as a string.") from None
     return plain

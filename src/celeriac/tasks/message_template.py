@@ -17,7 +17,8 @@ from celeriac.config.settings import received_max_bytes
 from celeriac.errors import MessageTooLarge, UnknownOption, WorkflowError
 from celeriac.model.arguments import Arguments, kwargs_of
 from celeriac.model.clock import instant
-from celeriac.model.message import PLAIN, Link, Message, encode, new_id, new_ids
+from celeriac.model.gate import Unreadable
+from celeriac.model.message import PLAIN, Link, Message, check_depth, encode, new_id, new_ids
 from celeriac.model.notices import own_channel
 from celeriac.model.options import check_call, check_limits, check_retry
 from celeriac.model.serialization import JSON, Serializer, dumps_call, dumps_calls, serializer
@@ -182,6 +183,10 @@ class MessageTemplate:
 
         They have half of the space: results may be inserted later.
         """
+        try:
+            check_depth(message)
+        except Unreadable as error:
+            raise MessageTooLarge(f"The message of {self._task}: {error}. Call the tasks in a chain.") from None
         size, largest = len(encode(message)), self._largest // 2
         if size > largest:
             raise MessageTooLarge(
