@@ -36,7 +36,7 @@ from celeriac.errors import (
     UnknownOption,
     UnknownQueue,
 )
-from celeriac.model.message import COROUTINE, PLAIN, Message
+from celeriac.model.message import COROUTINE, PLAIN, Message, decode, encode
 from celeriac.model.options import CALL_OPTIONS
 from celeriac.tasks.execution import Executor
 from tests.clock import FakeClock
@@ -79,6 +79,15 @@ def test_times_of_a_call_become_instants(make_app: MakeApp, clock: FakeClock) ->
     when = datetime(2030, 1, 1, tzinfo=UTC)
     message = task.s().set(eta=when, expires=when).message()
     assert (message.due_at, message.expires_at) == (when.timestamp(), when.timestamp())
+
+
+@pytest.mark.parametrize("countdown", [-5, -0.001, timedelta(days=-1)])
+def test_a_countdown_that_is_over_is_none_at_all(app: Celeriac, countdown: Any) -> None:
+    task = app.task(name="t")(lambda *args: None)
+    linked = task.s().set(link=task.s().set(countdown=countdown), countdown=countdown)
+    message = decode(encode(linked.message()))
+    assert (message.due_at, message.countdown) == (None, None)
+    assert message.link[0].message.countdown is None
 
 
 @pytest.mark.parametrize(
@@ -616,11 +625,21 @@ def test_the_delay_before_a_retry_is_the_calls_or_the_tasks(app: Celeriac, clock
         run({"countdown": timedelta(minutes=1)})
         run({}, default_retry_delay=7)
         run({}, retry_backoff=4, retry_jitter=False)
+        run({"countdown": -5})
         run({"eta": datetime.fromtimestamp(app.clock.now() + 100, UTC)})
     finally:
         signals.task_retry.disconnect(told)
-    assert delays[:3] == [60.0, 7.0, 4.0]
-    assert 90 < delays[3] <= 100
+    assert delays[:4] == [60.0, 7.0, 4.0, 0.0]
+    assert 90 < delays[4] <= 100
+
+
+def test_a_retry_that_was_due_in_the_past_starts_at_once(app: Celeriac) -> None:
+    @app.task(name="late")
+    def late() -> None:
+        raise Retry(delay=-5)
+
+    outcome = Executor(app).run(late.s().message())
+    assert (outcome.state, outcome.retry_delay) == ("RETRY", 0.0)
 
 
 @pytest.mark.parametrize(

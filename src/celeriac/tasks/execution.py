@@ -186,7 +186,8 @@ class Executor:
             case None:
                 outcome.failure = Failure.of(error, message.task)
             case Retry():
-                outcome.state, outcome.retry_delay = states.RETRY, seconds(ending.delay, "the delay of a Retry")
+                outcome.state = states.RETRY
+                outcome.retry_delay = max(0.0, seconds(ending.delay, "the delay of a Retry"))
                 outcome.failure = Failure.of(ending.exc or ending, message.task)
                 if ending.following is not None:
                     outcome.following = [ending.following]
