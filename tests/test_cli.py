@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from celeriac import Celeriac, TaskRevoked
-from celeriac.cli import main
+from celeriac.cli import main, worker
 from celeriac.model.masks import masked
 from celeriac.model.message import COROUTINE, PLAIN
 from celeriac.ports.broker import Action, Settlement
@@ -426,6 +426,18 @@ def test_a_worker_of_an_unknown_queue_does_not_start(folder: Path) -> None:
     result = shop("worker", "-Q", "mial")
     assert (result.exit_code, "Did you mean 'mail'?" in result.stderr) == (2, True)
     assert shop("worker", "-Q", ",").exit_code == 2
+
+
+def test_the_name_of_a_worker_has_its_host_where_celery_puts_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "box.example.com")
+
+    def name(given: str) -> Any:
+        return worker.command.make_context("worker", ["-n", given]).params["name"]
+
+    names = [name(given) for given in ("w@%h", "%n-%d", "100%%", "%x", "")]
+    assert names == ["w@box.example.com", "box-example.com", "100%", "%x", None]
+    result = shop("worker", "-n", "x" * 1001)  # its outcomes would not be read
+    assert (result.exit_code, "at most 1,000 characters" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

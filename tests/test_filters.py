@@ -41,6 +41,8 @@ def test_a_text_means_a_filter(text: str, meant: Filter) -> None:
         ("since:yesterday", "2026-11-29"),
         ("runtime:>fast", "runtime:>5s"),
         ("runtime:1s..x", "is no duration"),
+        ("attempt:x", "'x' is no whole number. As in attempt:>5, attempt:<5, attempt:1..5."),
+        ("attempt:nan", "is no whole number"),
         ("http://x", "quotes"),
         ("header:acme", "header.NAME"),
     ],

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.msgpack import encode
 
 from celeriac import Celeriac, states
 from celeriac.drivers.memory.history import MemoryHistory
 from celeriac.errors import BrokerUnavailable, ImproperlyConfigured, Unstorable
 from celeriac.model.failure import Failure
-from celeriac.model.history import Batch
+from celeriac.model.history import Batch, decode_attempt, decode_signature
 from celeriac.model.message import Message, new_id
 from celeriac.model.outcome import Outcome
 from celeriac.ports.history import History, Limits
@@ -25,7 +26,7 @@ from celeriac.testing import running_worker
 from celeriac.worker import recorder as recorder_module
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.recorder import Recorder
-from celeriac.worker.sampling import PER_MINUTE, PER_SECOND
+from celeriac.worker.sampling import PER_MINUTE, PER_SECOND, attempt_of, signature_of_failure
 from celeriac.worker.statistics import MOST_GROUPS, Ended
 from tests.clock import FakeClock
 from tests.patience import PATIENCE, wait_for
@@ -70,6 +71,14 @@ def store() -> Unreliable:
 @pytest.fixture
 def recorder(make_app: Callable[..., Celeriac], clock: FakeClock, store: Unreliable) -> Recorder:
     return recorder_on(make_app(clock=clock), store)
+
+
+def test_a_failure_of_a_class_with_an_endless_name_can_be_read() -> None:
+    kind = type("E" * 2000, (Exception,), {"__module__": "m" * 2000})
+    message, outcome = ended(state=states.FAILURE)
+    outcome.failure = Failure.of(kind("bad"), outcome.task)
+    assert decode_attempt(encode(attempt_of((message, outcome)))).error.endswith("EEE")
+    assert decode_signature(encode(signature_of_failure(outcome, "w"))).error.endswith("EEE")
 
 
 def recorder_on(app: Celeriac, store: History) -> Recorder:
@@ -287,11 +296,10 @@ async def test_a_fault_of_the_history_does_not_break_the_end_of_the_worker(
     async def fail(batch: Batch, now: float) -> None:
         raise KeyError("a fault")
 
-    monkeypatch.setattr(recorder_module, "LAST_SECONDS", 0.01)
     for record in (hang, fail):
         recorder.add([ended()], clock.now())
         monkeypatch.setattr(store, "record", record)
-        await recorder.finish()
+        await recorder.finish(0.01)
     assert len([one for one in caplog.records if "could not be written" in one.getMessage()]) == 2
 
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -349,6 +350,13 @@ def test_a_timeout_is_seconds_or_a_timedelta(add: Task[..., int]) -> None:
 def store(result: AsyncResult[Any], state: str, **fields: Any) -> None:
     outcome = Outcome(id=result.id, task="add", state=state, **fields)
     asyncio.run(result.app.backend.store([outcome]))
+
+
+@pytest.mark.parametrize("id", [None, 3, uuid4(), b"id"], ids=lambda id: type(id).__name__)
+def test_an_id_that_is_no_string_is_refused(app: Celeriac, add: Task[..., int], id: Any) -> None:
+    for make in (app.AsyncResult, add.AsyncResult, AsyncResult):
+        with pytest.raises(TypeError, match="The id of a task is a string, not"):
+            make(id)
 
 
 def test_the_state_of_a_result_is_what_the_backend_knows(add: Task[..., int]) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celeriac.backends.stomp import StompReplyBackend
+from celeriac.brokers.queue_server import lease as lease_module
 from celeriac.brokers.stomp import StompBroker
 from celeriac.brokers.stomp.windows import Pushed, Window
 from celeriac.drivers.server_errors import ConnectionLost
@@ -444,6 +445,27 @@ async def test_messages_that_a_worker_cannot_start_go_back_uncounted_and_no_othe
     assert await lease.settle([Settlement(delivery=one) for one in running]) == [True] * len(running)
     await lease.end()
     await other.end()
+
+
+async def test_a_worker_with_more_queues_than_slots_finds_the_one_that_has_a_message(
+    activemq: ActiveMQServer, servers: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ActiveMQ does not count: a slot is given to a queue that may have messages, and then to the next one."""
+    monkeypatch.setattr(lease_module, "LOOK_SECONDS", 10 * PATIENCE)
+    here = broker(servers, activemq.url())
+    lease: Any = await here.lease(WorkerInfo(name="narrow"), 15.0, 3)
+    queues = ["first", "second", "third"]
+    sent = [message(queue="first") for _ in range(2)]
+    here.publish(sent)
+    [running] = await lease.receive(queues, {PLAIN: 1}, PATIENCE)
+    assert await lease.settle([Settlement(delivery=running)]) == [True]
+    [first] = [one for one in lease._consumers if one.line.queue == "first"]
+    await eventually(lambda: not first.tag, "the second message to go back, with the consumer")
+    async with asyncio.timeout(PATIENCE):
+        [second] = await lease.receive(queues, {PLAIN: 1}, 10 * PATIENCE)
+    assert [running.message.id, second.message.id] == [one.id for one in sent]
+    assert await lease.settle([Settlement(delivery=second)]) == [True]
+    await lease.end()
 
 
 # --- RabbitMQ -----------------------------------------------------------------------------------------

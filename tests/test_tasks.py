@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from celeriac.errors import (
 )
 from celeriac.model.message import COROUTINE, PLAIN, Message, decode, encode
 from celeriac.model.options import CALL_OPTIONS
+from celeriac.model.outcome import decode_outcome, encode_outcome
 from celeriac.tasks.execution import Executor
 from tests.clock import FakeClock
 
@@ -81,13 +83,12 @@ def test_times_of_a_call_become_instants(make_app: MakeApp, clock: FakeClock) ->
     assert (message.due_at, message.expires_at) == (when.timestamp(), when.timestamp())
 
 
-@pytest.mark.parametrize("countdown", [-5, -0.001, timedelta(days=-1)])
-def test_a_countdown_that_is_over_is_none_at_all(app: Celeriac, countdown: Any) -> None:
-    task = app.task(name="t")(lambda *args: None)
-    linked = task.s().set(link=task.s().set(countdown=countdown), countdown=countdown)
-    message = decode(encode(linked.message()))
-    assert (message.due_at, message.countdown) == (None, None)
-    assert message.link[0].message.countdown is None
+@pytest.mark.parametrize("countdown", [-3, timedelta(minutes=-1)])
+def test_a_countdown_that_has_passed_means_now(app: Celeriac, countdown: Any) -> None:
+    task = app.task(name="t")(lambda: None)
+    message = decode(encode(task.s().set(countdown=countdown, link=task.si().set(countdown=countdown)).message()))
+    assert message.due_at is None
+    assert message.link[0].message.due_at is None
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,26 @@ def test_an_argument_that_cannot_be_serialised_is_refused_with_its_place(app: Ce
         (lambda: task.apply_async([1], link=other.s([object()])), r"builtins\.object at \[0\]\[0\]\[0\]"),
     ):
         with pytest.raises(EncodeError, match=words):
+            call()
+
+
+def test_what_workers_would_not_read_is_refused_at_the_call(app: Celeriac) -> None:
+    task = app.task(name="t")(lambda: None)
+    long, headers, links = "x" * 1001, dict[str, Any](), task.si()
+    for _ in range(51):
+        headers, links = {"a": headers}, task.si().set(link=links)
+    calls: list[tuple[Callable[[], Any], type[Exception], str]] = [
+        (lambda: task.apply_async(task_id=long), ValueError, "task_id must have at most 1,000 characters"),
+        (lambda: app.send_task(long), ValueError, "the name of a task must have at most 1,000 characters"),
+        (lambda: app.send_task(""), TypeError, "the name of a task must be a non-empty string"),
+        (lambda: app.task(name=long)(lambda: None), ValueError, "name must have at most 1,000 characters"),
+        (lambda: app.task(name=3)(lambda: None), TypeError, "name must be a non-empty string"),
+        (lambda: task.apply_async(headers=headers), EncodeError, "headers are nested deeper than 50 levels"),
+        (lambda: task.apply_async(link=links), MessageTooLarge, "links are nested deeper than 50 levels"),
+        (lambda: task.apply_async(link_error=links), MessageTooLarge, "links are nested deeper than 50 levels"),
+    ]
+    for call, kind, words in calls:
+        with pytest.raises(kind, match=words):
             call()
 
 
@@ -510,6 +531,21 @@ def test_a_return_value_that_cannot_be_serialised_fails_the_task(app: Celeriac, 
             result.get()
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_coroutine_that_nobody_awaits_fails_the_task(app: Celeriac, ignored: bool) -> None:
+    async def work() -> int:
+        return 1
+
+    async def forgetful() -> Any:
+        return work()
+
+    for number, function in enumerate((lambda: work(), forgetful)):
+        message = app.task(name=str(number), ignore_result=ignored)(function).s().message()
+        outcome = Executor(app, "").run_any(message)
+        assert outcome.state == states.FAILURE
+        assert "returned a coroutine, which nobody has awaited" in outcome.failure.message
+
+
 def test_a_return_value_that_is_too_large_fails_the_task(make_app: MakeApp) -> None:
     app = make_app(result_max_bytes=10)
     with pytest.raises(EncodeError, match="result_max_bytes"):
@@ -754,6 +790,16 @@ def test_a_retry_that_is_raised_by_hand_is_one(app: Celeriac) -> None:
     assert once.apply().get() == "done"
 
 
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_retry_after_less_than_no_time_is_made_at_once(app: Celeriac, by_hand: bool) -> None:
+    @app.task(bind=True)
+    def again(self: Task[..., Any]) -> None:
+        raise Retry("again", delay=-1) if by_hand else self.retry(countdown=-1)
+
+    outcome = decode_outcome(encode_outcome(Executor(app, "").run(again.s().message())))
+    assert (outcome.state, outcome.retry_delay) == (states.RETRY, 0.0)
+
+
 # --- Inside the task ----------------------------------------------------------------------------------
 
 
@@ -892,6 +938,18 @@ def test_an_unknown_task_is_an_error_that_names_the_nearest(app: Celeriac) -> No
 def test_a_name_passed_as_the_function_is_an_error_that_names_the_keyword(app: Celeriac, decorate: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"not 'shop\.add'\. .*\(name=…\)"):
         decorate(app)
+
+
+@pytest.mark.parametrize("base", [object, Task(), 3])
+def test_a_base_that_is_no_task_class_is_an_error_that_says_so(app: Celeriac, base: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"base must be a subclass of celeriac\.Task, not"):
+        app.task(base=base)(lambda: None)
+
+
+def test_what_has_no_name_becomes_a_task_with_one(app: Celeriac) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"has no name that its task could have: write @app\.task\(name=…\)"):
+        app.task(partial(lambda x: x, 7))
+    assert app.task(name="seven")(partial(lambda x: x, 7)).apply().get() == 7
 
 
 async def test_a_task_is_sent_by_its_name_and_by_nothing_else(app: Celeriac) -> None:

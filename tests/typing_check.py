@@ -2,6 +2,7 @@
 and so is a `type: ignore` that is not needed."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import aclosing
 from typing import Any, assert_type
 
 from celeriac import (
@@ -18,6 +19,7 @@ from celeriac import (
     signals,
     webhooks,
 )
+from celeriac.progress import atrack
 
 app = Celeriac("typing")
 
@@ -64,6 +66,15 @@ class Noted(Task[..., Any]):
         return x
 
 
+class Priced(Task[[int], str]):
+    def run(self, x: int) -> str:
+        return str(x)
+
+
+assert_type(app.register_task(Priced()), Priced)
+assert_type(app.register_task(Priced).delay(1), AsyncResult[str])
+
+
 @app.task(bind=True, base=Noted)
 def retries(self: Task[..., Any], x: int) -> int:
     assert_type(self.request, Request)
@@ -91,6 +102,14 @@ def calls() -> None:
     assert_type(send.delay("me"), AsyncResult[None])
     assert_type(shared.delay(3), AsyncResult[float])
     assert_type(app.map(add, range(3)), Iterator[int])
+
+
+def results_in_wider_types() -> tuple[AsyncResult[int | str], GroupResult[object]]:
+    tasks: list[Task[[int], object]] = [bound, shared]
+    signatures: list[Signature[object]] = [add.s(1), bound.s(1)]
+    results: list[AsyncResult[int | str]] = [add.delay(1), bound.delay(1)]
+    assert_type(tasks[0].delay(1), AsyncResult[object])
+    return results[0], group(signatures).delay()
 
 
 def wrong_calls() -> None:
@@ -144,6 +163,17 @@ async def results_by_their_ids() -> None:
         assert_type(step, dict[str, Any])
 
 
+async def iterations_that_are_closed() -> None:
+    async with aclosing(add.delay(1).aprogress()) as steps:
+        assert_type(await anext(steps), dict[str, Any])
+    async with aclosing(app.amap(add, [1])) as values:
+        assert_type(await anext(values), int)
+    async with aclosing(group(add.s(1)).delay().aas_completed()) as ended:
+        assert_type(await anext(ended), AsyncResult[int])
+    async with aclosing(atrack(group(add.s(1)).delay())) as tracked:
+        assert_type(await anext(tracked), AsyncResult[int])
+
+
 def signatures() -> None:
     assert_type(add.s(1), Signature[int])
     assert_type(add.si(1, 2).set(queue="x"), Signature[int])
@@ -156,6 +186,7 @@ async def groups() -> None:
     assert_type(group(add.s(1), add.s(2)).delay(), GroupResult[int])
     assert_type(group(add.s(1)).delay().get(), list[int])
     assert_type(await (await group([add.s(1)]).adelay()).aget(), list[int])
+    assert_type(group(add.s(1), fetch.s("x")).delay(), GroupResult[object])
     for result in group(add.s(1)).delay():
         assert_type(result, AsyncResult[int])
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, overload
 
@@ -70,23 +70,23 @@ def _track(results: Iterable[T], bar: _Bar) -> Iterator[T]:
 @overload
 def atrack(results: GroupResult[R] | Sequence[AsyncResult[R]], description: str = ..., *, total: int | None = ...,
            timeout: Duration | None = ...,
-           console: Console | None = ...) -> AsyncIterator[AsyncResult[R]]: ...  # fmt: skip
+           console: Console | None = ...) -> AsyncGenerator[AsyncResult[R], None]: ...  # fmt: skip
 
 
 @overload
 def atrack(results: AsyncIterable[T], description: str = ..., *, total: int | None = ...,
-           console: Console | None = ...) -> AsyncIterator[T]: ...  # fmt: skip
+           console: Console | None = ...) -> AsyncGenerator[T, None]: ...  # fmt: skip
 
 
 def atrack(results: Any, description: str = "Tasks", *, total: int | None = None, timeout: Duration | None = None,
-           console: Console | None = None) -> AsyncIterator[Any]:  # fmt: skip
+           console: Console | None = None) -> AsyncGenerator[Any, None]:  # fmt: skip
     """Coroutine version of `track`, for a `GroupResult` or `app.amap(...)`."""
     whole = _set_of(results, timeout)
     bar = _Bar(console, description, _length(results, total))
     return _atrack(results if whole is None else whole.aas_completed(timeout), bar)
 
 
-async def _atrack(results: AsyncIterable[T], bar: _Bar) -> AsyncIterator[T]:
+async def _atrack(results: AsyncIterable[T], bar: _Bar) -> AsyncGenerator[T, None]:
     with bar:
         async for result in results:
             bar.advance(result)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, chain, chord, group
-from celeriac.errors import ImproperlyConfigured
+from celeriac.errors import CeleriacError, ImproperlyConfigured
 from celeriac.model.message import new_id
 from celeriac.schedules.intervals import every
 from celeriac.testing import running_worker
@@ -195,8 +195,19 @@ def test_a_mistake_is_an_error_where_it_is_made(app: Celeriac) -> None:
         (lambda: app.schedules.add("x", every(1), "shop.note"), "not 'shop.note'"),
         (lambda: app.schedules.get("x"), "There is no schedule named 'x'"),
         (lambda: app.schedules.add("x", every(1), app.tasks["shop.add"].s(1)), "y"),
+        (lambda: app.schedules.add("x", every(1), note.s(), window=-1), "window: 0 seconds or more, not -1"),
+        (lambda: app.schedules.add("x", every(1), note.s(), jitter=-1), "jitter: 0 seconds or more"),
+        (lambda: app.schedules.add("x", every(1), note.s(), overlap_timeout=-1), "overlap_timeout: 0 seconds or more"),
+        (lambda: app.schedules.add("x", every(1), note.s(), max_missed=10_001), "at most 10,000, not 10001"),
+        (lambda: app.schedules.add("x", every(1), note.s(), times=1 << 64), "times: .* at most"),
+        (lambda: app.schedules.add("x", every(1), note.s(), description="\ud800"), "description must be text"),
+        (lambda: app.schedules.add("", every(1), note.s()), "The name of a schedule must be a non-empty string"),
+        (lambda: app.schedules.add("x" * 1001, every(1), note.s()), "at most 1,000 characters"),
+        (lambda: app.schedules.add("x\0", every(1), note.s()), "zero byte"),
+        (lambda: app.schedules.add("\ud800", every(1), note.s()), "UTF-8"),
+        (lambda: app.schedules.add(3, every(1), note.s()), "must be a non-empty string, not 3"),  # type: ignore[arg-type]
     ):
-        with pytest.raises(Exception, match=why):
+        with pytest.raises(CeleriacError, match=why):
             wrong()
     app.schedules.add("x", every(1000), note.s())
     with pytest.raises(ImproperlyConfigured, match="already"):

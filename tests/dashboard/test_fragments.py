@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,8 @@ from starlette.requests import Request
 from celeriac import Celeriac
 from celeriac.dashboard import dashboard
 from celeriac.errors import BackendUnavailable
+from celeriac.model.outcome import Outcome
+from celeriac.model.serialization import dumps
 from celeriac.web.scopes import ALL, User
 from tests.patience import PATIENCE
 
@@ -122,6 +125,18 @@ async def test_a_fragment_that_cannot_be_made_says_so_and_the_others_come(
         assert "The history cannot be reached." in failed
         assert 'data-fragment="queues"' not in failed  # it is as it was
     await page.until(lambda found: "data-fault" not in found, "failures")
+
+
+@pytest.mark.parametrize("done", [-math.inf, math.nan, 10**400, "a", None, -1], ids=lambda value: str(value)[:9])
+@pytest.mark.parametrize("total", [math.inf, math.nan, 10**400, 0, 2], ids=lambda value: str(value)[:9])
+async def test_a_task_may_report_any_progress(
+    shop: Celeriac, browser: httpx.AsyncClient, done: Any, total: Any
+) -> None:
+    value = dumps({"done": done, "total": total})
+    await shop.backend.store([Outcome(id="far", task="shop.add", state="PROGRESS", value=value)])
+    found = await browser.get("/tasks/far", headers={"X-User": "admin"})
+    assert found.status_code == 200, found.text
+    assert 'id="progress-title"' in found.text
 
 
 async def test_a_fragment_that_a_page_does_not_have_is_told(browser: httpx.AsyncClient) -> None:

@@ -66,9 +66,10 @@ test_p8 = here(
     p8.test_a_broker_that_is_away_is_an_error_in_time_at_every_call_and_is_used_again_on_its_return,
     WORDS, pytest.mark.parametrize("call", ["delay"]), at_length=False,
 )  # fmt: skip
+# A message with a countdown goes into the store, which is not away, and to the broker when it is due.
 test_p8_every_call = here(
     p8.test_a_broker_that_is_away_is_an_error_in_time_at_every_call_and_is_used_again_on_its_return,
-    WORDS, pytest.mark.parametrize("call", p8.CALLS),
+    WORDS, pytest.mark.parametrize("call", [call for call in p8.CALLS if call != "apply_async"]),
 )  # fmt: skip
 test_p9_slow = here(p9.test_tasks_sent_after_a_slow_one_has_begun_are_started_by_an_idle_worker)
 test_p9_full = here(p9.test_a_worker_that_is_full_leaves_the_rest_to_others, at_length=False)

@@ -56,7 +56,7 @@ def test_a_key_belongs_to_one_request(client: httpx.Client) -> None:
     problem(client.post(f"{API}/tasks", json={**BODY, "args": ["twice"]}, headers=key), 422, "key-reused")
     problem(client.post(f"{API}/tasks/batch", json={"task": "shop.note", "calls": [{"args": ["x"]}]}, headers=key),
             422, "key-reused")  # fmt: skip
-    for wrong in ("x" * 256, '""'):
+    for wrong in ("x" * 256, '""', ""):
         problem(client.post(f"{API}/tasks", json=BODY, headers=headers(wrong)), 400, "bad-request")
 
 

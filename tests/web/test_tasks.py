@@ -134,6 +134,16 @@ def test_an_unknown_id_is_not_pending(client: httpx.Client) -> None:
 # --- Batches ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("id", ["order/17", "a?b#c", "/", "."])
+def test_the_links_of_an_id_with_odd_characters_lead_there(client: httpx.Client, id: str) -> None:
+    id = f"{uuid.uuid4()}{id}"
+    links = send(client, "shop.add", 1, 1, options={"id": id}).json()["links"]
+    assert client.get(links["result"], params={"wait": 60}).json() == 2
+    assert client.get(links["self"]).json()["id"] == id
+    assert client.post(links["revoke"]).json() == {"revoked": [id]}
+    assert client.get(f"{links['self']}/explain").json()["id"] == id
+
+
 def test_a_batch_is_sent_as_a_whole(client: httpx.Client) -> None:
     body = {"task": "shop.add", "calls": [{"args": [n]} for n in range(1000)]}
     answer = client.post(f"{API}/tasks/batch", json=body)
@@ -300,6 +310,12 @@ def test_a_workflow_that_does_not_fit_is_refused(
     found = problem(client.post(f"{API}/workflows", json=body), status, kind)
     if pointer is not None:
         assert [error["pointer"] for error in found["errors"]] == [pointer]
+
+
+def test_two_workflows_in_one_body_are_no_mistyped_name(client: httpx.Client) -> None:
+    for second, words in (("group", "without 'group'."), ("grop", "Did you mean 'group'?")):
+        found = problem(client.post(f"{API}/workflows", json={"chain": [], second: []}), 422, "bad-body")
+        assert found["errors"][0]["detail"].endswith(words)
 
 
 def test_there_is_no_unknown_workflow(client: httpx.Client) -> None:

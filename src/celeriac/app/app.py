@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
@@ -30,7 +30,7 @@ from celeriac.model.arguments import args_of, kwargs_of
 from celeriac.model.clock import Clock
 from celeriac.model.masks import masked
 from celeriac.model.message import Message
-from celeriac.model.options import CallOptions
+from celeriac.model.options import CallOptions, text
 from celeriac.ports.complete import in_thread
 from celeriac.signals import SetupSignal, after_task_publish, before_task_publish
 from celeriac.tasks import shared
@@ -134,7 +134,7 @@ class Celeriac(Scheduling):
             if not isinstance(task, str):
                 name = getattr(task, "name", "shop.add")
                 raise ArgumentsError(f"send_task needs the name of a task, {name!r}, not {task!r}.")
-            self._templates[task] = MessageTemplate(self, task, {})
+            self._templates[task] = MessageTemplate(self, text(task, "the name of a task"), {})
         return self._templates[task]
 
     # --- Sending --------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ class Celeriac(Scheduling):
         return canvas_map.map_tasks(task, items, window=window, return_exceptions=return_exceptions)
 
     def amap(self, task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
-             return_exceptions: bool = False) -> AsyncIterator[R]:  # fmt: skip
+             return_exceptions: bool = False) -> AsyncGenerator[R, None]:  # fmt: skip
         """Coroutine version of `map`."""
         return canvas_map.amap_tasks(task, items, window=window, return_exceptions=return_exceptions)
 

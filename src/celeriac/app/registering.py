@@ -30,6 +30,7 @@ __all__ = ["MAIN", "Registering"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Kind = TypeVar("Kind", bound=Task[Any, Any])
 
 MAIN = ("__main__", "__mp_main__")  # the running script; its name in processes spawned by multiprocessing
 
@@ -86,6 +87,8 @@ class Registering:
         if isinstance(function, type) and issubclass(function, Task):
             raise ImproperlyConfigured(f"{function.__qualname__} is a task class: register it with "
                                        f"app.register_task({function.__name__}()).")  # fmt: skip
+        if base is not None and not (isinstance(base, type) and issubclass(base, Task)):
+            raise ImproperlyConfigured(f"base must be a subclass of celeriac.Task, not {base!r}.")
         name = name or self.name_of(function)
         self._check_name(name, function)
         kind = base or (CoroutineTask if inspect.iscoroutinefunction(function) else Task)
@@ -116,7 +119,7 @@ class Registering:
         self.has_http_tasks = True
         return task
 
-    def register_task(self, task: Task[Any, Any] | type[Task[Any, Any]], **options: Any) -> Task[Any, Any]:
+    def register_task(self, task: Kind | type[Kind], **options: Any) -> Kind:
         """Register a task that is a class, or an object of one, with the method `run`; return the task.
 
             class Add(Task):
@@ -140,8 +143,8 @@ class Registering:
         self._queues = None
 
     def _check_name(self, name: str, source: Any) -> None:
-        """Raise `ImproperlyConfigured` if a task of this name was made of something else."""
-        known = self.tasks.get(name)
+        """Raise if this is no name, or `ImproperlyConfigured` if a task of this name was made of something else."""
+        known = self.tasks.get(text(name, "name"))
         if known is not None and (known.__module__, known.__qualname__) != (source.__module__, source.__qualname__):
             raise ImproperlyConfigured(
                 f"Two functions are registered as the task {name!r}: {known.__module__}.{known.__qualname__} and "
@@ -149,7 +152,12 @@ class Registering:
             )
 
     def name_of(self, function: Callable[..., Any]) -> str:
-        """Return the default name of a function's task: its module and its own name."""
+        """Return the default name of a function's task: its module and its own name.
+
+        Raises `ImproperlyConfigured` for what has no name, as a `functools.partial`.
+        """
+        if not hasattr(function, "__name__"):
+            raise ImproperlyConfigured(f"{function!r} has no name that its task could have: write @app.task(name=…).")
         module = function.__module__
         if module in MAIN:
             module = self.main or _main_name()

@@ -17,8 +17,9 @@ from celeriac.schedules.kinds import AnySchedule
 from celeriac.schedules.moments import LATEST
 from celeriac.schedules.ticks import MAX_MISSED, Missed
 
-__all__ = ["CODE", "HAND", "LAST_RECORD", "LONGEST_DESCRIPTION", "RECORD", "Definition", "Origin", "Overlap",
-           "decode_definition", "definition_of", "encode_definition", "read_origin", "with_visible_ends"]  # fmt: skip
+__all__ = ["CODE", "HAND", "LAST_RECORD", "LONGEST_DESCRIPTION", "MOST_MISSED", "MOST_TIMES", "RECORD", "Definition",
+           "Origin", "Overlap", "decode_definition", "definition_of", "encode_definition", "read_origin",
+           "with_visible_ends"]  # fmt: skip
 
 Milliseconds: TypeAlias = Annotated[int, Meta(ge=0, le=LATEST)]
 
@@ -30,6 +31,8 @@ after the other. `cancel`: what runs is revoked and terminated, and the tick is 
 """
 
 LONGEST_DESCRIPTION: Final = 500
+MOST_MISSED: Final = 10_000  # ticks that are sent late at a time
+MOST_TIMES: Final = 1 << 53  # ticks after which an entry is over
 
 CODE: Final = "code"
 HAND: Final = "hand"
@@ -45,7 +48,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     what: Template
     missed: Missed = "latest"
     window: Milliseconds | None = None  # ticks that are older are not sent any more
-    max_missed: Annotated[int, Meta(ge=1, le=10_000)] = MAX_MISSED
+    max_missed: Annotated[int, Meta(ge=1, le=MOST_MISSED)] = MAX_MISSED
     overlap: Overlap = "allow"
     overlap_timeout: Milliseconds | None = None  # what was sent counts as ended after this, whatever is known of it
     jitter: Milliseconds = 0

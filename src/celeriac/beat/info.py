@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from celeriac.beat.definition import Definition, Overlap, definition_of
+from celeriac.beat.definition import MOST_MISSED, MOST_TIMES, Definition, Overlap, definition_of
 from celeriac.model.gate import Unreadable
 from celeriac.model.message import Message
 from celeriac.ports.schedules import Entry
@@ -17,7 +17,8 @@ __all__ = ["CHOICES", "DURATIONS", "NUMBERS", "POLICIES", "TEXTS", "ScheduleInfo
 
 DURATIONS = ("window", "overlap_timeout", "jitter")
 CHOICES = {"missed": get_args(Missed), "overlap": get_args(Overlap)}
-NUMBERS = ("max_missed", "times")
+NUMBERS = {"max_missed": MOST_MISSED, "times": MOST_TIMES}
+"""Whole numbers from 1, and the most that they can be."""
 TEXTS = ("description",)
 POLICIES = (*CHOICES, *DURATIONS, *NUMBERS, *TEXTS)
 DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Definition)}

@@ -29,6 +29,7 @@ from celeriac.beat.template import Filled, template_of
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import Duration
 from celeriac.model.gate import Unreadable
+from celeriac.model.options import text
 from celeriac.ports.abilities import Ability
 from celeriac.ports.schedules import Change, Entry, ScheduleStore, schedule_store
 from celeriac.ports.workflows import workflow_store
@@ -284,13 +285,18 @@ class Schedules:
                                            f"It has: {', '.join(sorted(POLICIES))}.")  # fmt: skip
             if name in DURATIONS:
                 found[name] = None if value is None else milliseconds(value, name)
+                if value is not None and found[name] < 0:
+                    raise ImproperlyConfigured(f"{name}: 0 seconds or more, not {value!r}.")
                 continue
             if name in CHOICES and value not in CHOICES[name]:
                 raise ImproperlyConfigured(f"{name}: one of {', '.join(CHOICES[name])}, not {value!r}.")
-            if name in NUMBERS and value is not None and (type(value) is not int or value < 1):
-                raise ImproperlyConfigured(f"{name}: a whole number, at least 1, not {value!r}.")
+            if name in NUMBERS and value is not None and (type(value) is not int or not 1 <= value <= NUMBERS[name]):
+                raise ImproperlyConfigured(f"{name}: a whole number, at least 1 and at most {NUMBERS[name]:,}, "
+                                           f"not {value!r}.")  # fmt: skip
             if name in TEXTS and not (isinstance(value, str) and len(value) <= LONGEST_DESCRIPTION):
                 raise ImproperlyConfigured(f"{name}: text of up to {LONGEST_DESCRIPTION} characters, not {value!r}.")
+            if name in TEXTS and value:
+                _text(value, name)
             found[name] = value
         if found.get("jitter", 0) is None:
             found["jitter"] = 0
@@ -298,8 +304,9 @@ class Schedules:
 
     def entry(self, name: str, definition: Definition) -> Entry:
         """Return a new entry. Raises `ImproperlyConfigured` for a name that is not for entries."""
-        if name.startswith(RECORD):
-            raise ImproperlyConfigured(f"The name of a schedule must not begin with a control character: {name!r}.")
+        if _text(name, "The name of a schedule").startswith(RECORD) or "\0" in name:
+            raise ImproperlyConfigured("The name of a schedule must not begin with a control character, or have a zero "
+                                       f"byte: {name!r}.")  # fmt: skip
         new = Entry(name=name, definition=msgspec.Raw(encode_definition(definition)), salt=os.urandom(SALT), cursor=0)
         return beginning(new, definition, self._now())
 
@@ -337,3 +344,11 @@ class Schedules:
         names = [entry.name for entry in await self._page("", NEAR)]
         return UnknownSchedule(f"There is no schedule named {name!r}.{nearest(name, names)} "
                                "`celeriac schedules list` shows all.")  # fmt: skip
+
+
+def _text(value: Any, name: str) -> str:
+    """Return a text. Raises `ImproperlyConfigured` for what is none, is too long, or cannot be encoded."""
+    try:
+        return text(value, name)
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(f"{error}.") from None

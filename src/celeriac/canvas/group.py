@@ -18,7 +18,7 @@ from celeriac.tasks.tracing import LINKED_FROM
 
 __all__ = ["group"]
 
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 
 LINKS = ("link", "link_error")
 

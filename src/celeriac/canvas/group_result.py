@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from celeriac import states
@@ -17,7 +17,7 @@ from celeriac.tasks.shared import current_app
 
 __all__ = ["GroupResult"]
 
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 
 
 class GroupResult(Generic[R]):
@@ -99,7 +99,7 @@ class GroupResult(Generic[R]):
         for id, outcome in self._wait(timeout):
             yield _with_outcome(results[id], outcome)
 
-    async def aas_completed(self, timeout: Duration | None = None) -> AsyncIterator[AsyncResult[R]]:
+    async def aas_completed(self, timeout: Duration | None = None) -> AsyncGenerator[AsyncResult[R], None]:
         """Coroutine version of `as_completed`."""
         results = {result.id: result for result in self.leaves}
         async for id, outcome in self._await(timeout):
@@ -111,7 +111,7 @@ class GroupResult(Generic[R]):
         while pending.ids:
             yield from pending.arrived(pending.app.backend.fetch(list(pending.ids), wait=pending.left()))
 
-    async def _await(self, timeout: Duration | None) -> AsyncIterator[tuple[str, Outcome]]:
+    async def _await(self, timeout: Duration | None) -> AsyncGenerator[tuple[str, Outcome], None]:
         pending = _Pending(self.leaves, timeout)
         while pending.ids:
             for entry in pending.arrived(await pending.app.backend.afetch(list(pending.ids), wait=pending.left())):

@@ -8,7 +8,7 @@ the window, here and in the broker.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -48,12 +48,12 @@ def _map(work: _Window[R], return_exceptions: bool) -> Iterator[R]:
 
 
 def amap_tasks(task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
-               return_exceptions: bool = False) -> AsyncIterator[R]:  # fmt: skip
+               return_exceptions: bool = False) -> AsyncGenerator[R, None]:  # fmt: skip
     """Coroutine version of `map_tasks`."""
     return _amap(_Window(task, items, window), return_exceptions)
 
 
-async def _amap(work: _Window[R], return_exceptions: bool) -> AsyncIterator[R]:
+async def _amap(work: _Window[R], return_exceptions: bool) -> AsyncGenerator[R, None]:
     task = work.task
     while True:
         work.add(await task.adelay_many(work.next_calls(), **work.options))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
+import socket
 import sys
 import threading
 from functools import partial
@@ -22,6 +24,7 @@ from celeriac.cli.numbers import Number, WholeNumber
 from celeriac.cli.options import log_options
 from celeriac.cli.session import Session, with_session
 from celeriac.lazy import LazyModule
+from celeriac.model.options import text
 from celeriac.worker import WorkerOptions, run_worker
 from celeriac.worker.options import listed
 
@@ -35,6 +38,19 @@ else:  # for --beat and --reload
 __all__ = ["command"]
 
 EXIT_SECONDS = 1.0  # for the interpreter's own shutdown, before threads that are still running are abandoned
+
+
+def _name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Return the worker's name, in which %h, %n and %d stand for the host, its name and its domain, as in Celery."""
+    if not value:
+        return None
+    host = socket.gethostname()
+    short, _, domain = host.partition(".")
+    found = {"h": host, "n": short, "d": domain, "%": "%"}
+    try:
+        return text(re.sub("%([hnd%])", lambda part: found[part[1]], value), "the name")
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from None
 
 
 def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
@@ -79,7 +95,8 @@ class _Pool(click.Choice[str]):
               help="Number of children for plain functions.  [default: one per core]")  # fmt: skip
 @click.option("-P", "--pool", type=_Pool(["processes", "threads", "solo"]),
               help="Type of the children.  [default: processes]")  # fmt: skip
-@click.option("-n", "--hostname", "name", metavar="NAME", help="The worker's name.  [default: APP@HOST.PID]")
+@click.option("-n", "--hostname", "name", metavar="NAME", callback=_name,
+              help="The worker's name; %h in it is the host's.  [default: APP@HOST.PID]")  # fmt: skip
 @click.option("-B", "--beat", is_flag=True, help="Also run a scheduler. Any number of workers may do so.")
 @log_options
 @click.option("--max-tasks-per-child", metavar="N", type=WholeNumber(min=1),

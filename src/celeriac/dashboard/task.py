@@ -27,6 +27,7 @@ __all__ = ["PAGES"]
 PAGES: Final = Pages()
 
 TRACEBACK: Final = 20_000  # characters of one that are shown
+MOST: Final = 1e15  # of anything that is counted: more, infinity and NaN are shown as they were reported
 
 
 @PAGES.page("task", "/tasks/{id:path}", "tasks:read", "Task", under="tasks")
@@ -217,7 +218,8 @@ def _progress(view: View, outcome: Outcome | None) -> dict[str, Any] | None:
         return None
     value = masked_arguments(value_of(outcome, view.app)) if view.may("results:read") else None
     done, total = (value.get("done"), value.get("total")) if isinstance(value, dict) else (None, None)
-    is_share = isinstance(done, int | float) and isinstance(total, int | float) and total > 0
+    is_share = (isinstance(done, int | float) and isinstance(total, int | float)
+                and abs(done) < MOST and 0 < total < MOST)  # fmt: skip
     rest: Any = value
     if is_share and isinstance(value, dict):
         rest = {key: item for key, item in value.items() if key not in ("done", "total")}

@@ -30,6 +30,7 @@ __all__ = ["MESSAGE_LIMIT", "TRACEBACK_LIMIT", "Failure"]
 
 TRACEBACK_LIMIT = 16_000  # characters; the middle of a longer one is cut
 MESSAGE_LIMIT = 4_000  # characters
+CLASS_LIMIT = 400  # characters of the names of a class and of its module; with longer ones it is not rebuilt
 PARTS_LIMIT = 64_000  # bytes; an exception with larger arguments is not rebuilt
 MEMBERS_LIMIT = 200  # exceptions in an ExceptionGroup, including those of groups in it; a larger group is not rebuilt
 LEVELS_LIMIT = 20  # of groups in groups
@@ -76,8 +77,9 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
         if task:
             with suppress(BaseException):
                 signature = failure_signature.signature_of(task, error)
-        return cls(_printable(str(kind.__module__)), kind.__qualname__, message, args, _traceback_of(error), state,
-                   members, signature)  # fmt: skip
+        module = _printable(str(kind.__module__))[:CLASS_LIMIT]
+        return cls(module, kind.__qualname__[-CLASS_LIMIT:], message, args, _traceback_of(error), state, members,
+                   signature)  # fmt: skip
 
     def shortened(self, size: int) -> Failure:
         """Return the failure without its traceback, and without parts larger than this many bytes."""

@@ -198,7 +198,7 @@ def instant_of(text: str, now: float) -> float:
 def _bounds(name: str, values: list[str]) -> tuple[float, float]:
     """Return the bounds of `>5s`, `<5s`, `1s..5s` or `5s`."""
     least, most = 0.0, float("inf")
-    read = float if name == "attempt" else duration_of
+    read, unit = (_number_of, "") if name == "attempt" else (duration_of, "s")
     for value in values:
         low, dots, high = value.partition("..")
         try:
@@ -211,5 +211,12 @@ def _bounds(name: str, values: list[str]) -> tuple[float, float]:
             else:
                 least = most = read(value)
         except ValueError as error:
-            raise ValueError(f"{name}:{value}: {error} As in {name}:>5s, {name}:<5s, {name}:1s..5s.") from None
+            examples = f"{name}:>5{unit}, {name}:<5{unit}, {name}:1{unit}..5{unit}"
+            raise ValueError(f"{name}:{value}: {error} As in {examples}.") from None
     return least, most
+
+
+def _number_of(text: str) -> float:
+    if not text.isdecimal():
+        raise ValueError(f"{text!r} is no whole number.")
+    return float(text)

@@ -189,7 +189,7 @@ def too_large(size: int, largest: int) -> Unreadable:
 
 
 def check_depth(message: Message) -> None:
-    """Raise `Unreadable` for links within links, or values in headers, deeper than `DEEPEST`. Does not recurse."""
+    """Raise `Unreadable` for headers or links that are nested deeper than `DEEPEST`."""
     level, messages = 0, [message]
     while messages:
         if level > DEEPEST:

@@ -234,14 +234,15 @@ def boolean(value: Any, name: str) -> bool:
 
 
 def text(value: Any, name: str) -> str:
-    """Return a name or an id; raise for one that workers or stores would refuse.
+    """Return a name or an id.
 
-    It is not text, or empty, too long, has a NUL (where SQLite ends a text in JSON), or a lone surrogate.
+    Raises if it is not text, is empty or too long, has a NUL (where SQLite ends a text in JSON), or cannot be encoded
+    as UTF-8 (a lone surrogate).
     """
     if not isinstance(value, str) or not value:
         raise TypeError(f"{name} must be a non-empty string, not {value!r}")
     if len(value) > LONGEST_NAME:
-        raise ValueError(f"{name} must have at most {LONGEST_NAME:,} characters, not {len(value):,}.")
+        raise ValueError(f"{name} must have at most {LONGEST_NAME:,} characters, not {len(value):,}: {value[:100]!r}…")
     if "\0" in value:
         raise ValueError(f"{name} must not contain a NUL character: {value!r}.")
     try:
@@ -286,10 +287,10 @@ def _plain_headers(headers: Mapping[Any, Any]) -> dict[str, Any]:
     try:
         plain: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(_plain(headers, "headers")))
         check_nesting(plain, "headers")
-    except (RecursionError, UnicodeEncodeError) as error:
-        raise EncodeError(f"headers must be plain data (strings, numbers, lists, dicts): {error}.") from None
     except Unreadable as error:
         raise EncodeError(f"{error}. Pass such data as an argument.") from None
+    except (RecursionError, UnicodeEncodeError) as error:
+        raise EncodeError(f"headers must be plain data (strings, numbers, lists, dicts): {error}.") from None
     except OverflowError:
         raise EncodeError("headers can hold integers of up to 64 bits; pass a longer one as a string.") from None
     return plain

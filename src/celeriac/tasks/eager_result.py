@@ -14,11 +14,11 @@ __all__ = ["EagerResult"]
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    R = TypeVar("R", default=Any)
+    R = TypeVar("R", default=Any, covariant=True)
 else:
     from typing import TypeVar
 
-    R = TypeVar("R")
+    R = TypeVar("R", covariant=True)
 
 
 class EagerResult(AsyncResult[R]):

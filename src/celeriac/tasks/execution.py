@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from types import CoroutineType
 from typing import Any
 
 from celeriac import states
@@ -134,6 +135,8 @@ class Executor:
     def _returned(self, message: Message, request: Request, value: Any, started: float, runtime: float) -> Outcome:
         if request.asked is not None:  # by `retry(throw=False)`
             return self._raised(message, request, request.asked, started, runtime)
+        if isinstance(value, CoroutineType):
+            return self._raised(message, request, _not_awaited(message.task, value), started, runtime)
         outcome = self._outcome(message, states.SUCCESS, started, runtime)
         try:
             if not message.ignore_result or message.link or (message.place is not None and not message.place.alone):
@@ -254,6 +257,14 @@ def compress_value(outcome: Outcome, name: str) -> None:
         smaller = compressor(name)(outcome.value)
         if len(smaller) < len(outcome.value):
             outcome.value, outcome.compression = smaller, name
+
+
+def _not_awaited(task: str, coroutine: CoroutineType[Any, Any, Any]) -> EncodeError:
+    coroutine.close()
+    return EncodeError(
+        f"{task} returned a coroutine, which nobody has awaited: await it there. If its function is `async def`, and a "
+        "decorator above it is not, make the decorator's function `async def`, too."
+    )
 
 
 def _send_prerun(request: Request) -> None:

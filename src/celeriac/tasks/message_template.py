@@ -181,12 +181,12 @@ class MessageTemplate:
     def _check_whole(self, message: Message) -> None:
         """Raise `MessageTooLarge` for a message that workers would refuse because of its headers and links.
 
-        They have half of the space: results may be inserted later.
+        These have half of the space: results may be inserted later.
         """
         try:
             check_depth(message)
         except Unreadable as error:
-            raise MessageTooLarge(f"The message of {self._task}: {error}. Call the tasks in a chain.") from None
+            raise MessageTooLarge(f"{self._task} cannot be sent: {error}. Call tasks in turn.") from None
         size, largest = len(encode(message)), self._largest // 2
         if size > largest:
             raise MessageTooLarge(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 from msgspec.structs import replace
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     from celeriac.model import status_urls
     from celeriac.tasks import plain_data
 
-    R = TypeVar("R", default=Any)  # of `AsyncResult(id)`, whose task is not known
+    R = TypeVar("R", default=Any, covariant=True)  # of `AsyncResult(id)`, whose task is not known
 else:
     from typing import TypeVar
 
     status_urls = LazyModule("celeriac.model.status_urls")
     plain_data = LazyModule("celeriac.tasks.plain_data")
 
-    R = TypeVar("R")
+    R = TypeVar("R", covariant=True)
 
 LONG = 3600.0  # seconds; a wait without a time-out asks the backend again after this
 PAUSES = (0.01, 2.0)  # seconds; the shortest and the longest between two looks of `aprogress`
@@ -56,7 +56,8 @@ PAUSES = (0.01, 2.0)  # seconds; the shortest and the longest between two looks 
 class AsyncResult(Facts, Generic[R]):
     """The state and result of one task, by its id. `await result` means `await result.aget()`.
 
-    Without `app` it is that of the current app. Raises `ImproperlyConfigured` if there is none.
+    Without `app` it is that of the current app. Raises `ImproperlyConfigured` if there is none, and `TypeError` for an
+    id that is no string.
     """
 
     __slots__ = ("_parent", "_spot", "app", "id", "ignored", "task_name")
@@ -67,6 +68,8 @@ class AsyncResult(Facts, Generic[R]):
         self._spot = spot
         self._parent = parent  # known without a stored workflow: in a chain sent as one message
         self.ignored = ignored  # the call had `ignore_result`: no return value is stored
+        if not isinstance(id, str):
+            raise TypeError(f"The id of a task is a string, not {id!r}.")
         self.app: App = current_app() if app is None else app
         self.task_name = task_name
 
@@ -181,7 +184,7 @@ class AsyncResult(Facts, Generic[R]):
         """Coroutine version of `to_dict`."""
         return self._as_dict(await self.aoutcome(), traceback)
 
-    async def aprogress(self, interval: Duration = 0.5) -> AsyncIterator[dict[str, Any]]:
+    async def aprogress(self, interval: Duration = 0.5) -> AsyncGenerator[dict[str, Any], None]:
         """Yield `to_dict()` now and after each change; the last one is `ready`. Made for server-sent events.
 
         The end is noticed at once, and other changes within `interval`; if nothing changes for long, within 2 seconds.

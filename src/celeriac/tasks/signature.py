@@ -20,7 +20,7 @@ from celeriac.tasks.result import AsyncResult
 
 __all__ = ["Sendable", "Signature", "listed", "plain_options", "read_options", "workflow_class"]
 
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 
 INSTANTS = ("eta", "expires")  # options that may be datetimes
 

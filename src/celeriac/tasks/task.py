@@ -34,7 +34,7 @@ from celeriac.tasks.task_options import declare_options, given_options
 __all__ = ["CoroutineTask", "Task", "Tasks"]
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 
 LINKS = frozenset({"link", "link_error"})  # options that contain calls of other tasks
 

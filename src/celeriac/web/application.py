@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -59,9 +60,20 @@ ENDPOINTS: Sequence[Endpoint] = (
 )  # fmt: skip
 """All endpoints. Of those that fit a path, the first answers."""
 
+TASK = f"{API}/tasks/{{id}}"
+
 NOBODY = User("nobody")
 NO_BODY = frozenset({"", JSON})
 SNIFFING = {"X-Content-Type-Options": "nosniff"}
+
+
+class _TaskId(StringConvertor):
+    """The id of a task in a path: callers choose ids, which may have slashes. Servers decode %2F before we see it."""
+
+    regex = ".+"
+
+
+register_url_convertor("celeriac_task_id", _TaskId())
 
 
 def api(app: Celeriac, *, authenticate: Authenticate | None = None, limits: Limits | None = None) -> Api:
@@ -95,7 +107,9 @@ class Api(Starlette):
         by_path: dict[str, dict[str, Endpoint]] = {}
         for endpoint in ENDPOINTS:
             by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
-        routes += [Route(path, self._handler(found), methods=list(found)) for path, found in by_path.items()]
+        for path, found in sorted(by_path.items(), key=lambda item: item[0] == TASK):  # it fits what is below it, too
+            routes.append(Route(path.replace(TASK, f"{API}/tasks/{{id:celeriac_task_id}}"), self._handler(found),
+                                methods=list(found)))  # fmt: skip
         handlers: dict[Any, Any] = {HTTPException: self._refuse, Exception: self._refuse}
         super().__init__(routes=routes, exception_handlers=handlers)
         self.router.redirect_slashes = False

@@ -113,9 +113,10 @@ def _run(app: Celeriac, messages: Sequence[Message]) -> dict[str, Outcome]:
 
 def _key(call: Call) -> str | None:
     """Return the key: a structured-field string, or one without its quotes."""
-    text = call.request.headers.get(HEADER, "").strip()
-    if not text:
+    given = call.request.headers.get(HEADER)
+    if given is None:
         return None
+    text = given.strip()
     if len(text) >= 2 and text[0] == text[-1] == '"':
         text = text[1:-1].replace('\\"', '"').replace("\\\\", "\\")
     if not text or len(text) > LONGEST or not text.isascii() or not text.isprintable():

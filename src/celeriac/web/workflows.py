@@ -84,7 +84,8 @@ class _Reader:
             return self._leaf(data, pointer)
         if len(data) > 1:
             unknown = next(name for name in data if name != kinds[0])
-            raise _bad(pointer, f"{kinds[0]!r} alone, without {unknown!r}.{nearest(unknown, KINDS)}")
+            hint = "" if unknown in KINDS else nearest(unknown, KINDS)
+            raise _bad(pointer, f"{kinds[0]!r} alone, without {unknown!r}.{hint}")
         inner = data[kinds[0]]
         inside = f"{pointer}/{kinds[0]}"
         if kinds[0] == "chord":

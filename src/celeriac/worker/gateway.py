@@ -109,7 +109,7 @@ class Gateway:
                 except (BrokerError, BackendError):
                     worker.leave()
             self.workers.clear()
-        await self.settler.recorder.finish()
+        await self.settler.recorder.finish(FINAL_SECONDS)
         self.settler.attempt_log.sum_up()
         if hasattr(self.heartbeat, "lease"):
             with contextlib.suppress(BrokerError, TimeoutError):  # it expires

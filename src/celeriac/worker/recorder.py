@@ -42,7 +42,6 @@ IDLE_COMPACT_SECONDS = 60.0  # of a worker that has written nothing since
 PRUNE_SECONDS = 60.0
 ROUNDS = 5  # steps of compaction at a time
 PRUNE_ROUNDS = 30  # … of pruning: 30,000 samples, which ten workers may write from one time to the next
-LAST_SECONDS = 1.0  # for the last write
 
 ROWS = 2_000  # sums in one write
 BATCH = 1_000  # attempts in one write
@@ -183,13 +182,13 @@ class Recorder:
         self._is_asked.set()
         await waiter
 
-    async def finish(self) -> None:
-        """Write what is left, as far as that is possible in a moment."""
+    async def finish(self, seconds: float) -> None:
+        """Write what is left, as far as that is possible in so many seconds."""
         if self.history is None:
             return
         self._events.append(self._life("worker.stopped"))
         try:
-            async with asyncio.timeout(LAST_SECONDS):
+            async with asyncio.timeout(seconds):
                 while await self.write(last=True):
                     pass
         except (TimeoutError, BrokerError, BackendError) as error:

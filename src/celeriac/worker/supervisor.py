@@ -59,7 +59,7 @@ log = logging.getLogger("celeriac.worker")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 ECHO_SECONDS = 0.1  # a second stop signal within this time is not a second request
 GC_THRESHOLD = 50_000  # net allocations before the garbage collector runs: few objects here are ever in a cycle
-EXIT_SECONDS = 0.2  # at the end, for ending the lease
+EXIT_SECONDS = 0.2  # at the end, for the last of the history and for ending the lease, if the grace time is over
 FINAL_SECONDS = 1.0  # part of the grace time, reserved for giving back what still runs, and for the servers' answers
 
 
@@ -141,7 +141,7 @@ class Supervisor:
         await self._settle_rest(last)
         for duty in others:
             await _cancel(duty)
-        await self.settler.recorder.finish()
+        await self.settler.recorder.finish(_left(last))
         if metrics is not None:
             metrics.stop()
         self.settler.attempt_log.sum_up()
@@ -220,7 +220,7 @@ class Supervisor:
     async def _end_lease(self, last: float) -> None:
         """Give back what the lease still holds, until the instant `last` or shortly after."""
         with contextlib.suppress(BrokerError, TimeoutError):  # a lease that cannot be ended expires
-            async with asyncio.timeout(min(FINAL_SECONDS, max(EXIT_SECONDS, last - time.monotonic()))):
+            async with asyncio.timeout(_left(last)):
                 await self.heartbeat.lease.end()
 
     async def _serve_metrics(self) -> Any:
@@ -341,3 +341,8 @@ async def _cancel(task: asyncio.Task[Any]) -> None:
     """Cancel a task and wait until it has ended. `_duty_ended` deals with its result."""
     task.cancel()
     await asyncio.wait([task])
+
+
+def _left(last: float) -> float:
+    """Return how long one of the last steps may take, if all are to be done at the instant `last` or shortly after."""
+    return min(FINAL_SECONDS, max(EXIT_SECONDS, last - time.monotonic()))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from celeriac.brokers.queue_server.consumer import Consumer
 from celeriac.brokers.queue_server.journal import Journal
@@ -22,7 +22,7 @@ from celeriac.brokers.queue_server.topology import Line
 from celeriac.brokers.queue_server.transport import QueueMissing, WorkerConnection
 from celeriac.ports.broker import Slots
 
-__all__ = ["Consumers"]
+__all__ = ["Consumers", "Fitted"]
 
 log = logging.getLogger("celeriac.brokers")
 
@@ -68,6 +68,14 @@ class _Plan:
         self.version = version
         self.wanted = {queue: number for number, queue in enumerate(queues) if queue not in paused}
         self.lanes: dict[str, _Lane] = {}
+
+
+class Fitted(NamedTuple):
+    """What `Consumers.fit` has found."""
+
+    expected: int  # messages that this worker is about to have; 0 unless they were counted
+    pause: float  # seconds after which to call again; 0: when something changes
+    starves: bool  # lines have no room though slots are free, for messages were said to wait in other lines
 
 
 class Consumers:
@@ -119,14 +127,10 @@ class Consumers:
         """Return those of the queues that are not paused, with their positions."""
         return self._planned(queues).wanted
 
-    async def fit(self, queues: Sequence[str], slots: Slots, counting: bool) -> tuple[int, float]:
-        """Begin and end consumers, so that the server pushes what fits into the slots.
-
-        Returns how many messages this worker is about to have (if `counting`), and in how many seconds to call again
-        (0: when something changes).
-        """
+    async def fit(self, queues: Sequence[str], slots: Slots, counting: bool) -> Fitted:
+        """Begin and end consumers, so that the server pushes what fits into the slots."""
         plan = self._planned(queues)
-        expected, pause = 0, 0.0
+        expected, pause, starves = 0, 0.0, False
         for name, free in slots.items():
             if free <= 0:
                 continue
@@ -141,9 +145,10 @@ class Consumers:
                     self.touched.add(consumer)
                 expected += min(count, consumer.room)
             lane.update(windows)
+            starves = starves or bool(lane.closed)
             if counting:
                 expected += sum(len(consumer.buffer) for consumer in self.ready if consumer in lane)
-        return min(expected, MOST_EXPECTED) if counting else 0, pause
+        return Fitted(min(expected, MOST_EXPECTED) if counting else 0, pause, starves)
 
     async def _windows(self, lane: _Lane, free: int,
                        counting: bool) -> tuple[dict[Consumer, int], dict[Consumer, int]]:  # fmt: skip

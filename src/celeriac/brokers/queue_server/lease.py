@@ -35,7 +35,8 @@ __all__ = ["QueueServerLease"]
 
 log = logging.getLogger("celeriac.brokers")
 
-LOOK_SECONDS = 5.0  # after which a waiting receive looks again, whether anything came or not
+LOOK_SECONDS = 5.0  # after which a waiting receive looks again, whether anything came or not; sooner if lines starve:
+STARVING_SECONDS = 0.02  # at first, then ever later; another worker may have got what was counted, or it was a guess
 SYNC_TRIES = 40
 TAKE_SECONDS = 0.1  # for a message to arrive that was counted
 ENDED = "the worker has ended it"
@@ -110,7 +111,7 @@ class QueueServerLease(Lease):
 
     async def receive(self, queues: Sequence[str], slots: Slots, wait: float) -> list[Delivery]:
         deadline = time.monotonic() + wait
-        tries, moved = SYNC_TRIES, False
+        tries, moved, soon = SYNC_TRIES, False, STARVING_SECONDS
         intake = self._intake
         intake.slots = slots
         try:
@@ -120,12 +121,13 @@ class QueueServerLease(Lease):
                 if taken:
                     return taken
                 self._changed.clear()
-                expected, pause = await self._consumers.fit(queues, slots, counting=wait <= 0)
+                expected, pause, starves = await self._consumers.fit(queues, slots, counting=wait <= 0)
                 left = deadline - time.monotonic()
                 if self._changed.is_set() and not expected:
                     continue
                 if left > 0:
-                    await self._change(min(left, pause or LOOK_SECONDS))
+                    if not await self._change(min(left, pause or (soon if starves else LOOK_SECONDS))):
+                        soon = min(2 * soon, LOOK_SECONDS)
                 elif (expected or pause) and tries:
                     tries -= 1
                     if not expected:

@@ -22,11 +22,12 @@ NAME = "celeriac"  # as the server's administrator sees its clients
 
 def arguments(address: Address, timeout: float) -> dict[str, Any]:
     """Return what is passed to the driver's `connect`, for a time-out in seconds."""
-    whole = max(2, math.ceil(timeout))
+    whole = max(2, math.ceil(timeout))  # libpq and psycopg take no other, and no less
     known: dict[str, dict[str, Any]] = {
         "psycopg": {"connect_timeout": whole, "application_name": NAME, "prepare_threshold": None},
         "psycopg2": {"connect_timeout": whole, "application_name": NAME},
-        "pymysql": {"connect_timeout": whole, "read_timeout": whole, "write_timeout": whole, "program_name": NAME},
+        "pymysql": {"connect_timeout": timeout, "read_timeout": timeout, "write_timeout": timeout,
+                    "program_name": NAME},
         "mysqldb": {"connect_timeout": whole, "read_timeout": whole, "write_timeout": whole},
         "oracledb": {"tcp_connect_timeout": timeout},
         "pysqlite": {"timeout": timeout},
