@@ -14,6 +14,7 @@ from celeriac import Celeriac, chain, chord
 from celeriac.config.settings import received_max_bytes
 from celeriac.errors import MessageTooLarge
 from celeriac.inspector import Inspector
+from celeriac.model.gate import DEEPEST
 from celeriac.model.message import Message, encode
 from celeriac.model.serialization import dumps_call
 from celeriac.testing import running_worker
@@ -152,6 +153,11 @@ def test_headers_and_links_are_refused_at_the_call_if_workers_would_refuse_them(
             task.apply_async(**{name: links})  # type: ignore[arg-type]
         with pytest.raises(MessageTooLarge, match="with its headers and links"):
             task.delay_many([(1,), (2,)], **{name: links})  # type: ignore[arg-type]
+    nested = task.s()
+    for _ in range(DEEPEST):
+        nested = task.s().set(link=nested)
+    with pytest.raises(MessageTooLarge, match="links are nested deeper than 50 levels"):
+        task.apply_async(link=nested)
     message = task.s().message()
     large = Message(id="x", task="t", body=dumps_call(("x" * 20_000,), {}))
     assert len(encode(replace(message, link=[]))) < 5_000 < len(encode(large))

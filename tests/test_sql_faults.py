@@ -33,9 +33,11 @@ from celeriac.errors import (
     CeleriacError,
     ImproperlyConfigured,
     Unstorable,
+    WorkflowError,
 )
 from celeriac.model.message import new_id
 from celeriac.model.outcome import Outcome
+from celeriac.ports.workflows import Plan
 from tests.clock import FakeClock
 from tests.environment import without_settings
 from tests.mariadb_server import PACKET
@@ -361,6 +363,15 @@ def test_a_value_that_the_server_would_refuse_becomes_a_failure_and_the_others_a
     for item in (large, larger):
         assert found[item.id].state == states.FAILURE
         assert "(half of `max_allowed_packet`)" in str(found[item.id].exception())
+
+
+def test_a_workflow_that_the_server_would_refuse_is_refused(opened: Open, mariadb: SQLServer) -> None:
+    backend = opened(mariadb.url(mariadb.database()))
+    with pytest.raises(WorkflowError, match=r"The workflow w has .* accepts .* \(half of `max_allowed_packet`\)"):
+        backend.plant(Plan(id="w", tree=b"x" * (PACKET // 2), left=1))
+    fits = Plan(id="w", tree=b"\0\n'\\x" * (PACKET // 10 - 500), left=1)
+    backend.plant(fits)
+    assert backend.trees(["w"]) == {"w": fits.tree}
 
 
 def test_ids_that_look_alike_are_different_tasks(server: SQLServer, opened: Open) -> None:

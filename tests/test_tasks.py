@@ -661,11 +661,21 @@ def test_the_delay_before_a_retry_is_the_calls_or_the_tasks(app: Celeriac, clock
         run({"countdown": timedelta(minutes=1)})
         run({}, default_retry_delay=7)
         run({}, retry_backoff=4, retry_jitter=False)
+        run({"countdown": -5})
         run({"eta": datetime.fromtimestamp(app.clock.now() + 100, UTC)})
     finally:
         signals.task_retry.disconnect(told)
-    assert delays[:3] == [60.0, 7.0, 4.0]
-    assert 90 < delays[3] <= 100
+    assert delays[:4] == [60.0, 7.0, 4.0, 0.0]
+    assert 90 < delays[4] <= 100
+
+
+def test_a_retry_that_was_due_in_the_past_starts_at_once(app: Celeriac) -> None:
+    @app.task(name="late")
+    def late() -> None:
+        raise Retry(delay=-5)
+
+    outcome = Executor(app).run(late.s().message())
+    assert (outcome.state, outcome.retry_delay) == ("RETRY", 0.0)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from celeriac.errors import (
 )
 from celeriac.model.clock import aware, instant, seconds
 from celeriac.model.failure import TRACEBACK_LIMIT, Failure
+from celeriac.model.gate import DEEPEST, LONGEST_NAME
 from celeriac.model.message import Message, new_id, new_ids
 from celeriac.model.options import check_call, check_task, rate
 from celeriac.model.outcome import Outcome
@@ -434,6 +435,24 @@ def test_headers_that_would_arrive_as_something_else_are_refused_with_their_plac
 def test_a_name_that_cannot_be_written_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name} must be text that can be encoded as UTF-8, not '\\ud800'"):
         check_call({name: "\ud800"})
+    with pytest.raises(ValueError, match=rf"{name} must not contain a NUL character: 'a\\x00b'"):
+        check_call({name: "a\0b"})
+
+
+@pytest.mark.parametrize("name", ["task_id", "queue"])
+def test_a_name_that_workers_would_refuse_is_refused(name: str) -> None:
+    check_call({name: "x" * LONGEST_NAME})
+    with pytest.raises(ValueError, match=f"{name} must have at most 1,000 characters, not 1,001"):
+        check_call({name: "x" * (LONGEST_NAME + 1)})
+
+
+def test_headers_that_workers_would_refuse_are_refused() -> None:
+    headers: dict[str, Any] = {}
+    for _ in range(DEEPEST - 1):
+        headers = {"a": headers}
+    check_call({"headers": headers})
+    with pytest.raises(EncodeError, match="headers are nested deeper than 50 levels"):
+        check_call({"headers": {"a": headers}})
 
 
 def test_headers_that_contain_themselves_or_too_long_an_integer_are_refused() -> None:

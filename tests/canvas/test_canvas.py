@@ -29,10 +29,15 @@ from celeriac import (
     xmap,
 )
 from celeriac.backends.memory import MemoryBackend
+from celeriac.brokers.memory.operations import MemoryOperations
 from celeriac.errors import ArgumentsError, MessageTooLarge, ResultLost, UnknownOption, WorkflowError
-from celeriac.model.message import Message
+from celeriac.model.gate import DEEPEST
+from celeriac.model.message import PLAIN, Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
+from celeriac.ports.broker import Settlement
+from celeriac.ports.operations import WorkerInfo
+from celeriac.tasks import custom_ids
 from celeriac.testing import running_worker
 from celeriac.worker import advancer
 from tests.canvas.crew import Crew
@@ -434,6 +439,52 @@ def test_an_id_that_is_still_on_its_way_is_not_sent_again_and_ties_no_workflow(a
         assert (first.get(TIMEOUT), second.get(TIMEOUT)) == (2, 2)
 
 
+@pytest.mark.parametrize("is_workflow", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_an_id_is_used_again_as_soon_as_its_result_is_there(
+    make_app: Callable[..., Celeriac], monkeypatch: pytest.MonkeyPatch, is_workflow: bool, is_async: bool
+) -> None:
+    """With outcomes on another server, the worker acknowledges the message after the caller has received the result."""
+    app = make_app(result_backend="memory://results-of-an-id-that-is-used-again")
+    add = app.task(name="add")(lambda x: x + 1)
+    add.apply_async((1,), task_id="mine")
+    lease = await app.broker.lease(WorkerInfo(name="w"), 60.0, 3)
+    (delivery,) = await lease.receive(["default"], {PLAIN: 1}, TIMEOUT)
+    await app.backend.store([Outcome(id="mine", task="add", state=states.SUCCESS)])
+    find = MemoryOperations.find
+
+    async def find_and_settle(self: MemoryOperations, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
+        found = await find(self, ids)
+        await lease.settle([Settlement(delivery=delivery)])
+        return found
+
+    monkeypatch.setattr(MemoryOperations, "find", find_and_settle)
+    made: Any = chain(add.s(20).set(task_id="mine"), add.s()) if is_workflow else add.s(20).set(task_id="mine")
+    if is_async:
+        await made.adelay()
+    else:
+        await asyncio.to_thread(made.delay)
+    assert await app.backend.afetch(["mine"]) == {}
+    (again,) = await lease.receive(["default"], {PLAIN: 1}, TIMEOUT)
+    assert (again.message.id, again.message.body) == ("mine", b"[[20],{}]")
+
+
+async def test_an_id_whose_message_a_dead_worker_held_is_not_waited_for_long(
+    make_app: Callable[..., Celeriac], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(custom_ids, "ACKNOWLEDGED_SECONDS", 0.05)
+    app = make_app(result_backend="memory://results-of-a-dead-worker")
+    add = app.task(name="add")(lambda x: x + 1)
+    add.apply_async((1,), task_id="mine")
+    lease = await app.broker.lease(WorkerInfo(name="w"), 60.0, 3)
+    await lease.receive(["default"], {PLAIN: 1}, TIMEOUT)
+    await app.backend.store([Outcome(id="mine", task="add", state=states.SUCCESS)])
+    await add.aapply_async((20,), task_id="mine")
+    assert set(await app.backend.afetch(["mine"])) == {"mine"}
+    with pytest.raises(WorkflowError, match="'mine' is in use: add is active"):
+        await (add.s(20).set(task_id="mine") | add.s()).adelay()
+
+
 def test_a_result_that_others_are_given_travels_as_json(make_app: Callable[..., Celeriac]) -> None:
     app = make_app(result_serializer="pickle", accept_content=["json", "pickle"])
     told: list[Any] = []
@@ -781,6 +832,16 @@ def test_a_plain_chain_needs_no_backend(app: Celeriac) -> None:
     with running_worker(app):
         assert result.get(TIMEOUT) == 11
     assert result.root.get(TIMEOUT) == 2
+
+
+def test_a_plain_chain_that_workers_would_refuse_is_refused(app: Celeriac) -> None:
+    app._backend = OutcomesOnly(app.backend)
+    steps = [s(app, "add") for _ in range(DEEPEST + 1)]
+    with pytest.raises(MessageTooLarge, match=r"A chain of 52 tasks in one message: .* set `result_backend`"):
+        chain(s(app, "add", 1), *steps).delay()
+    result = chain(s(app, "add", 1), *steps[1:]).delay()
+    with running_worker(app):
+        assert result.get(TIMEOUT) == DEEPEST + 2
 
 
 def test_what_needs_a_backend_is_refused_without_one(app: Celeriac) -> None:

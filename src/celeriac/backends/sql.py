@@ -27,7 +27,7 @@ from celeriac.drivers.sql.keys import NEVER, is_hash, key, micros, state_key
 from celeriac.drivers.sql.outcomes import OutcomeTable, Row
 from celeriac.drivers.sql.schedules import SQLScheduleStore
 from celeriac.drivers.sql.workflows import WorkflowTables
-from celeriac.errors import BackendError, BackendUnavailable, BrokerError
+from celeriac.errors import BackendError, BackendUnavailable, BrokerError, WorkflowError
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.gate import Unreadable
@@ -83,15 +83,20 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayK
     def _row(self, outcome: Outcome) -> Row:
         """Return the row of an outcome; if the server would refuse that as too large, of a failure that says so."""
         data = self.codec.encode_outcome(outcome)
-        largest, limit = self.database.largest - ROW_BYTES, ""
-        if self.database.address.system in MYSQL:
-            largest, limit = largest // 2, " (half of `max_allowed_packet`)"  # a statement has two characters a byte
+        largest, limit = self._accepts()
         if len(data) > largest:
             why = f"has {len(data):,} bytes, and {self.database.address} accepts {largest:,}{limit}."
             outcome = without_value(outcome, why)
             data = self.codec.encode_outcome(outcome)
         shown = self.database.tables.shown.of_outcome(outcome, self.clock.now())
         return Row(key(outcome.id), state_key(outcome.state), outcome.ready, data, shown)
+
+    def _accepts(self) -> tuple[int, str]:
+        """Return how many bytes the server accepts in a value, once it is known, and where that comes from."""
+        largest = self.database.largest - ROW_BYTES
+        if self.database.address.system in MYSQL:
+            return largest // 2, " (half of `max_allowed_packet`)"  # a statement has two characters a byte
+        return largest, ""
 
     def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
         with self._waiting(wait):
@@ -173,6 +178,12 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayK
         def work(connection: Connection) -> None:
             nonlocal exists
             now = self.clock.now()
+            largest, limit = self._accepts()
+            if len(plan.tree) > largest:
+                raise WorkflowError(
+                    f"The workflow {plan.id} has {len(plan.tree):,} bytes, and {self.database.address} accepts "
+                    f"{largest:,}{limit}. Send it in parts, or with shorter arguments."
+                )
             if exists and again and self._workflows.trees(connection, [plan.id], now, self.expires):
                 return
             try:

@@ -24,7 +24,8 @@ from celeriac.canvas.results import TreeSpot, result_of
 from celeriac.canvas.tree import Join, Node, Step, Tree, decode_tree
 from celeriac.canvas.workflow import Workflow
 from celeriac.errors import MessageTooLarge, WorkflowError
-from celeriac.model.message import Link, Message, Place, encode
+from celeriac.model.gate import Unreadable
+from celeriac.model.message import Link, Message, Place, check_depth, encode
 from celeriac.model.outcome import Outcome
 from celeriac.ports.workflows import KEEPERS, Plan, WorkflowStore, workflow_store
 from celeriac.tasks.custom_ids import afree_unused_ids, free_unused_ids
@@ -124,6 +125,13 @@ class Workflows:
         last = steps[-1].message
         for before, step in zip(reversed(steps[:-1]), reversed(steps[1:]), strict=True):
             last = replace(before.message, link=[Link(last, step.immutable, step.expires)])
+        try:
+            check_depth(last)
+        except Unreadable as error:
+            raise MessageTooLarge(
+                f"A chain of {len(steps)} tasks in one message: {error}. Make it shorter, or set `result_backend` to "
+                f"one that stores workflows: {KEEPERS}."
+            ) from None
         size = len(encode(last))
         if size > self._app.conf.message_max_bytes:
             raise MessageTooLarge(

@@ -236,12 +236,15 @@ def boolean(value: Any, name: str) -> bool:
 def text(value: Any, name: str) -> str:
     """Return a name or an id.
 
-    Raises if it is not text, is empty or too long, or cannot be encoded as UTF-8 (a lone surrogate).
+    Raises if it is not text, is empty or too long, has a NUL (where SQLite ends a text in JSON), or cannot be encoded
+    as UTF-8 (a lone surrogate).
     """
     if not isinstance(value, str) or not value:
         raise TypeError(f"{name} must be a non-empty string, not {value!r}")
     if len(value) > LONGEST_NAME:
         raise ValueError(f"{name} must have at most {LONGEST_NAME:,} characters, not {len(value):,}: {value[:100]!r}…")
+    if "\0" in value:
+        raise ValueError(f"{name} must not contain a NUL character: {value!r}.")
     try:
         value.encode()
     except UnicodeEncodeError as error:
