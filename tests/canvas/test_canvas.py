@@ -819,3 +819,16 @@ def test_an_always_eager_app_runs_workflows_at_once(make_app: Callable[..., Cele
     assert result.parent.get() == [3, 4]
     assert asyncio.run((add.s(1) | add.s(5)).adelay()).get() == 7
     assert isinstance(result, AsyncResult)
+
+
+def test_an_always_eager_app_runs_map_and_starmap_at_once(make_app: Callable[..., Celeriac]) -> None:
+    app = make_app(task_always_eager=True)
+
+    @app.task(name="add")
+    def add(x: int, y: int = 1) -> int:
+        return x + y
+
+    assert add.map([1, 2]).delay().get() == [2, 3]
+    assert add.starmap([(1, 2)]).apply_async().get() == [3]
+    assert asyncio.run(add.starmap([(3, 4)]).adelay()).get() == [7]
+    assert add.map([5])() == [6]
