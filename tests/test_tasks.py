@@ -81,6 +81,19 @@ def test_times_of_a_call_become_instants(make_app: MakeApp, clock: FakeClock) ->
     assert (message.due_at, message.expires_at) == (when.timestamp(), when.timestamp())
 
 
+@pytest.mark.parametrize("countdown", [-5, timedelta(minutes=-1), -1e-9])
+def test_a_countdown_below_zero_is_over(app: Celeriac, countdown: Any) -> None:
+    @app.task(bind=True)
+    def again(self: Task[..., Any], **options: Any) -> None:
+        self.retry(countdown=countdown, **options)
+
+    message = again.s().set(countdown=countdown).message()
+    assert (message.due_at, message.countdown) == (None, None)
+    assert Executor(app).run(again.s().message()).retry_delay == 0
+    [moved] = Executor(app).run(again.s(priority=1).message()).following or []
+    assert (moved.due_at, moved.countdown) == (None, None)
+
+
 @pytest.mark.parametrize(
     "options",
     [

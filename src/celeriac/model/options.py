@@ -170,7 +170,7 @@ def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
     if "countdown" in checked and "eta" in checked:
         raise UnknownOption("A call may have `countdown` or `eta`, not both.")
     if "countdown" in checked:
-        checked["countdown"] = seconds(checked["countdown"], "countdown")
+        checked["countdown"] = max(0.0, seconds(checked["countdown"], "countdown"))  # like an ETA that has passed
     if "eta" in checked:
         instant(checked["eta"], "eta")
     if isinstance(checked.get("expires"), datetime):

@@ -95,7 +95,7 @@ class RunningTask:
         if eta is not None:
             delay = max(0.0, instant(eta, "eta") - self.app.clock.now())
         elif countdown is not None:
-            delay = seconds(countdown, "countdown")
+            delay = max(0.0, seconds(countdown, "countdown"))
         else:
             delay = policy.delay_after(request.attempt)
         following = None
