@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from celeriac import (
@@ -746,6 +747,31 @@ def test_a_retry_that_is_raised_by_hand_is_one(app: Celeriac) -> None:
         return "done"
 
     assert once.apply().get() == "done"
+
+
+@pytest.mark.parametrize(
+    ("retry", "delays", "error"),
+    [
+        (lambda: Retry("again"), [4.0, 8.0], MaxRetriesExceeded),
+        (lambda: Retry(exc=OSError("busy")), [4.0, 8.0], OSError),
+        (lambda: Retry("again", delay=60), [60.0, 60.0], MaxRetriesExceeded),
+        (lambda: Retry("again", delay=-1), [0.0, 0.0], MaxRetriesExceeded),
+    ],
+)  # fmt: skip
+def test_a_retry_that_is_raised_by_hand_follows_the_policy_of_its_task(
+    app: Celeriac, retry: Callable[[], Retry], delays: list[float], error: type[Exception]
+) -> None:
+    @app.task(max_retries=2, retry_backoff=4, retry_jitter=False)
+    def again() -> None:
+        raise retry()
+
+    message = again.s().message()
+    outcomes = [Executor(app).run(msgspec.structs.replace(message, attempt=attempt)) for attempt in (1, 2, 3)]
+    assert [outcome.state for outcome in outcomes] == [states.RETRY, states.RETRY, states.FAILURE]
+    assert [outcome.retry_delay for outcome in outcomes[:2]] == delays
+    assert outcomes[2].failure is not None
+    assert isinstance(outcomes[2].failure.exception(), error)
+    assert "raise retry()" in outcomes[2].failure.traceback
 
 
 # --- Inside the task ----------------------------------------------------------------------------------
