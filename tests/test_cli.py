@@ -433,12 +433,28 @@ def test_a_worker_of_an_unknown_queue_does_not_start(folder: Path) -> None:
     [
         (("worker", "-P", "prefork"), "Celery's pool 'prefork' is called 'processes' here"),
         (("worker", "-P", "gevent"), "use 'processes'"),
+        (("worker", "-n", "w1@%p"), "%p means nothing in a name"),
         (("multi", "start"), "docs/howto/deploy.md"),
     ],
 )
 def test_options_that_only_celery_has_are_explained(folder: Path, arguments: tuple[str, ...], words: str) -> None:
     result = shop(*arguments)
     assert (result.exit_code, words in result.stderr) == (2, True), result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("w1@%h", "w1@web.example.org"), ("%n-%d", "web-example.org"), ("100%%", "100%"), ("w1", "w1"), ("100%", "100%")],
+)
+def test_a_workers_name_can_have_the_hosts_in_it_as_in_celery(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, given: str, name: str
+) -> None:
+    names = []
+    monkeypatch.setattr("socket.gethostname", lambda: "web.example.org")
+    monkeypatch.setattr("celeriac.cli.worker.run_worker", lambda app, options: names.append(options.name))
+    monkeypatch.setattr("celeriac.cli.worker._exit_soon", lambda code: None)
+    shop("worker", "-n", given)
+    assert names == [name]
 
 
 # --- With a real worker -------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
+import socket
 import sys
 import threading
 from functools import partial
@@ -34,6 +36,7 @@ else:  # for --beat and --reload
 
 __all__ = ["command"]
 
+NAME_PART = re.compile("%(.)")
 EXIT_SECONDS = 1.0  # for the interpreter's own shutdown, before threads that are still running are abandoned
 
 
@@ -53,6 +56,19 @@ def _address(context: click.Context, parameter: click.Parameter, value: str | No
     if not host or not port.isdecimal() or int(port) > 65_535:
         raise click.BadParameter(f"must be an address and a port, such as 127.0.0.1:9540 or [::]:9540, not {value!r}")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Put the host's name in, as Celery does: %h, or its first part %n, or the rest %d."""
+    if value is None:
+        return None
+    host = socket.gethostname()
+    first, _, rest = host.partition(".")
+    parts = {"h": host, "n": first, "d": rest, "%": "%"}
+    if unknown := next((letter for letter in NAME_PART.findall(value) if letter not in parts), None):
+        raise click.BadParameter(f"%{unknown} means nothing in a name: %h is the host, %n its name without the domain, "
+                                 "%d the domain, %% a percent sign")  # fmt: skip
+    return NAME_PART.sub(lambda found: parts[found[1]], value)
 
 
 CELERY_POOLS = {
@@ -79,7 +95,8 @@ class _Pool(click.Choice[str]):
               help="Number of children for plain functions.  [default: one per core]")  # fmt: skip
 @click.option("-P", "--pool", type=_Pool(["processes", "threads", "solo"]),
               help="Type of the children.  [default: processes]")  # fmt: skip
-@click.option("-n", "--hostname", "name", metavar="NAME", help="The worker's name.  [default: APP@HOST.PID]")
+@click.option("-n", "--hostname", "name", metavar="NAME", callback=_name,
+              help="The worker's name, in which %h is the host.  [default: APP@HOST.PID]")  # fmt: skip
 @click.option("-B", "--beat", is_flag=True, help="Also run a scheduler. Any number of workers may do so.")
 @log_options
 @click.option("--max-tasks-per-child", metavar="N", type=WholeNumber(min=1),
