@@ -171,6 +171,31 @@ def test_an_unknown_option_of_a_call_or_a_task_is_refused(app: Celeriac) -> None
         app.task(retry_backof=True)(print)  # type: ignore[call-overload]
 
 
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [("throws", "remove it"), ("retry_kwargs", "set `max_retries`"), ("routing_key", "set `queue`"),
+     ("reject_on_worker_lost", "always delivered again")],
+)  # fmt: skip
+def test_an_option_of_a_task_that_only_celery_has_is_refused_with_what_to_do(
+    app: Celeriac, option: str, instead: str
+) -> None:
+    with pytest.raises(UnknownOption, match=f"A task has no option '{option}' in Celeriac: .*{instead}"):
+        app.task(name="t", **{option: "x"})(lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [("routing_key", "set `queue`"), ("retry", "broker_publish_timeout"), ("throw", "task_eager_propagates")],
+)
+def test_an_option_of_a_call_that_only_celery_has_is_refused_with_what_to_do(
+    app: Celeriac, option: str, instead: str
+) -> None:
+    task = app.task(name="t")(lambda: None)
+    for attempt in (task.apply_async, task.apply, task.s().set, task.s().apply_async):
+        with pytest.raises(UnknownOption, match=f"A call has no option '{option}' in Celeriac: .*{instead}"):
+            attempt(**{option: "x"})
+
+
 def test_a_task_with_an_unknown_serializer_is_refused(app: Celeriac) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"'jason'. Did you mean 'json'"):
         app.task(name="t", serializer="jason")(lambda: None)
