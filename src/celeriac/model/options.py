@@ -108,7 +108,7 @@ NONE_IS_A_VALUE = frozenset({"soft_time_limit", "time_limit"})
 def check_task(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a task's options, durations in seconds. Raises `UnknownOption`, `TypeError` or `ValueError`."""
     _check_names(options, TASK_OPTIONS, {"name", "bind", "base"}, "A task", UNSUPPORTED)
-    checked = dict(options)
+    checked = {name: value for name, value in options.items() if name in TASK_OPTIONS}
     _check_values(checked)
     for name in ("autoretry_for", "dont_autoretry_for"):
         if name in checked:
@@ -257,10 +257,12 @@ def text(value: Any, name: str) -> str:
     return value
 
 
-def _check_names(options: Iterable[str], known: frozenset[str], more: set[str], holder: str,
+def _check_names(options: Mapping[str, Any], known: frozenset[str], more: set[str], holder: str,
                  unsupported: Mapping[str, str]) -> None:  # fmt: skip
     for name in options:
         if name in unsupported:
+            if options[name] is None:  # passed on by an `apply_async` that has Celery's parameters
+                continue
             raise UnknownOption(f"{holder} has no option {name!r} in Celeriac: {unsupported[name]}.")
         if name not in known:
             raise UnknownOption(f"{holder} has no option {name!r}.{nearest(name, known | more)} "
