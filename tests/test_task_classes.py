@@ -93,6 +93,22 @@ def test_options_may_come_from_a_class_beside_the_tasks_class_and_from_its_const
     assert task.s().message().time_limit == 30.0
 
 
+def test_the_constructor_of_a_tasks_class_knows_its_name_and_its_app(app: Celeriac) -> None:
+    class Mine(Task[..., Any]):
+        def __init__(self) -> None:
+            self.knew = (self.name, self.app.conf.task_default_queue)
+
+    task = app.task(base=Mine, name="t")(lambda: None)
+    assert task.knew == ("t", "default")
+
+
+def test_a_base_or_a_name_that_is_none_is_refused(app: Celeriac) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"base must be a subclass of celeriac\.Task, not <class"):
+        app.task(base=str)(lambda: None)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="name must be a non-empty string, not 5"):
+        app.task(name=5)(lambda: None)  # type: ignore[call-overload]
+
+
 def test_the_options_of_a_task_are_its_attributes(make_app: MakeApp) -> None:
     app = make_app(task_time_limit=60, task_acks_late=False)
     task = app.task(name="t", max_retries=7)(lambda: None)

@@ -86,10 +86,14 @@ class Registering:
         if isinstance(function, type) and issubclass(function, Task):
             raise ImproperlyConfigured(f"{function.__qualname__} is a task class: register it with "
                                        f"app.register_task({function.__name__}()).")  # fmt: skip
-        name = name or self.name_of(function)
+        name = text(name or self.name_of(function), "name")
         self._check_name(name, function)
         kind = base or (CoroutineTask if inspect.iscoroutinefunction(function) else Task)
-        task = kind()
+        if not isinstance(kind, type) or not issubclass(kind, Task):
+            raise ImproperlyConfigured(f"base must be a subclass of celeriac.Task, not {kind!r}.")
+        task = kind.__new__(kind)
+        task.app, task.name = cast(App, self), name  # its constructor may read them
+        kind.__init__(task)
         task.attach(cast(App, self), function, name, options, bind)
         self._add(name, task)
         return task
