@@ -30,7 +30,7 @@ from celeriac.model.arguments import args_of, kwargs_of
 from celeriac.model.clock import Clock
 from celeriac.model.masks import masked
 from celeriac.model.message import Message
-from celeriac.model.options import CallOptions
+from celeriac.model.options import CallOptions, text
 from celeriac.ports.complete import in_thread
 from celeriac.signals import SetupSignal, after_task_publish, before_task_publish
 from celeriac.tasks import shared
@@ -252,7 +252,7 @@ class Celeriac(Scheduling):
 
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
         """Return the result of an earlier call by its id."""
-        return AsyncResult(id, self)
+        return AsyncResult(text(id, "id"), self)
 
     def GroupResult(self, id: str) -> GroupResult[Any] | None:  # noqa: N802 - Celery's name
         """Return the group that was saved with this id, or None."""

@@ -25,6 +25,7 @@ from celeriac.errors import (
 from celeriac.lazy import LazyModule
 from celeriac.model.clock import Duration, seconds
 from celeriac.model.failure import Failure
+from celeriac.model.options import text
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import decode
 from celeriac.tasks.current_app import current_app
@@ -67,6 +68,8 @@ class AsyncResult(Facts, Generic[R]):
         self._spot = spot
         self._parent = parent  # known without a stored workflow: in a chain sent as one message
         self.ignored = ignored  # the call had `ignore_result`: no return value is stored
+        if app is None:  # made by the user
+            text(id, "id")
         self.app: App = current_app() if app is None else app
         self.task_name = task_name
 
