@@ -293,6 +293,7 @@ def test_a_group_can_be_saved_and_restored(app: Celeriac) -> None:
     assert {leaf.get() for leaf in found.as_completed(TIMEOUT)} == {2, 3, 4}
     plain = group(s(app, "add", n) for n in range(3)).delay().save()
     assert GroupResult.restore(plain.id, app).join(TIMEOUT) == [1, 2, 3]  # type: ignore[union-attr]
+    assert GroupResult.restore(plain.id) == plain
     plain.delete()
     assert GroupResult.restore(plain.id, app) is None
     empty = group([]).delay().save()
