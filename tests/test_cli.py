@@ -434,6 +434,12 @@ def test_a_worker_of_an_unknown_queue_does_not_start(folder: Path) -> None:
         (("worker", "-P", "prefork"), "Celery's pool 'prefork' is called 'processes' here"),
         (("worker", "-P", "gevent"), "use 'processes'"),
         (("worker", "-n", "w1@%p"), "%p means nothing in a name"),
+        (("worker", "-E"), "Celery's events are not sent"),
+        (("worker", "-Ofair"), "only what its free slots can start"),
+        (("worker", "--autoscale=10,3"), "pool-grow"),
+        (("worker", "--without-gossip", "--without-mingle"), "do not talk to each other"),
+        (("worker", "--time-limit", "300"), "task_time_limit"),
+        (("worker", "-D"), "docs/howto/deploy.md"),
         (("multi", "start"), "docs/howto/deploy.md"),
     ],
 )
