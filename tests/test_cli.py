@@ -485,13 +485,34 @@ def test_the_name_of_a_worker_has_its_host_where_celery_puts_it(folder: Path, mo
     [
         (("worker", "-P", "prefork"), "Celery's pool 'prefork' is called 'processes' here"),
         (("worker", "-P", "gevent"), "use 'processes'"),
-        (("worker", "-n", "mail@%i"), "%i means nothing in a name"),
+        (("worker", "-n", "w1@%p"), "%p means nothing in a name"),
+        (("worker", "-E"), "Celery's events are not sent"),
+        (("worker", "-Ofair"), "only what its free slots can start"),
+        (("worker", "--autoscale=10,3"), "pool-grow"),
+        (("worker", "--without-gossip", "--without-mingle"), "do not talk to each other"),
+        (("worker", "--time-limit", "300"), "task_time_limit"),
+        (("worker", "-D"), "docs/howto/deploy.md"),
         (("multi", "start"), "docs/howto/deploy.md"),
     ],
 )
 def test_options_that_only_celery_has_are_explained(folder: Path, arguments: tuple[str, ...], words: str) -> None:
     result = shop(*arguments)
     assert (result.exit_code, words in result.stderr) == (2, True), result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("w1@%h", "w1@web.example.org"), ("%n-%d", "web-example.org"), ("100%%", "100%"), ("w1", "w1"), ("100%", "100%")],
+)
+def test_a_workers_name_can_have_the_hosts_in_it_as_in_celery(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, given: str, name: str
+) -> None:
+    names = []
+    monkeypatch.setattr("socket.gethostname", lambda: "web.example.org")
+    monkeypatch.setattr("celeriac.cli.worker.run_worker", lambda app, options: names.append(options.name))
+    monkeypatch.setattr("celeriac.cli.worker._exit_soon", lambda code: None)
+    shop("worker", "-n", given)
+    assert names == [name]
 
 
 # --- With a real worker -------------------------------------------------------------------------------

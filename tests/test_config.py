@@ -79,7 +79,8 @@ def test_an_unknown_setting_is_refused_with_the_nearest_name() -> None:
 @pytest.mark.parametrize(
     ("name", "meant"),
     [("include", "imports"), ("CELERY_BROKER_URL", "broker_url"), ("CELERIAC_BROKER_URL", "broker_url"),
-     ("BROKER_URL", "broker_url"), ("CELERY_INCLUDE", "imports"), ("CELERY_TASK_ACK_LATE", "task_acks_late")],
+     ("BROKER_URL", "broker_url"), ("CELERY_INCLUDE", "imports"), ("CELERY_TASK_ACK_LATE", "task_acks_late"),
+     ("CELERYD_CONCURRENCY", "worker_concurrency"), ("CELERY_ALWAYS_EAGER", "task_always_eager")],
 )  # fmt: skip
 def test_a_setting_by_celerys_name_or_in_capitals_is_answered_with_its_name_here(name: str, meant: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=f"no setting '{name}'. Did you mean '{meant}'"):
@@ -182,6 +183,38 @@ def test_settings_come_from_a_module(monkeypatch: pytest.MonkeyPatch, app: Celer
     module.worker_concurency = 5  # type: ignore[attr-defined]
     with pytest.raises(ImproperlyConfigured, match="Did you mean 'worker_concurrency'"):
         app.config_from_object("shop_settings")
+
+
+def test_settings_in_capitals_are_refused_and_not_overlooked(app: Celeriac) -> None:
+    class OfCelery3:
+        BROKER_URL = "redis://localhost"
+        CELERY_RESULT_BACKEND = "redis://localhost"
+        CELERYD_CONCURRENCY = 4
+        CELERY_LOG_FOLDER = "/var/log"
+        DEBUG = True
+
+    with pytest.raises(ImproperlyConfigured) as caught:
+        app.config_from_object(OfCelery3)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "3 mistakes in the configuration:"
+    assert lines[1] == "  - There is no setting 'BROKER_URL'. Did you mean 'broker_url'?"
+    assert lines[2] == "  - There is no setting 'CELERYD_CONCURRENCY'. Did you mean 'worker_concurrency'?"
+    assert app.conf.worker_concurrency is None
+
+
+def test_a_constant_in_capitals_beside_its_setting_is_no_mistake(app: Celeriac) -> None:
+    class Both:
+        BROKER_URL = "memory://there"
+        broker_url = BROKER_URL
+
+    app.config_from_object(Both)
+    assert app.conf.broker_url == "memory://there"
+
+
+@pytest.mark.parametrize("name", ["task_send_sent_event", "broker_pool_limit", "task_annotations", "worker_state_db"])
+def test_a_setting_of_celerys_is_not_mistaken_for_another(name: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"^{name} is not needed: "):
+        Settings({name: "x"})
 
 
 def test_settings_come_from_an_object_with_a_namespace(app: Celeriac) -> None:

@@ -287,6 +287,13 @@ def test_a_result_is_got_from_a_worker(app: Celeriac, add: Task[..., int]) -> No
     assert (result.state, result.result) == (states.PENDING, None)
 
 
+@pytest.mark.parametrize("id", [None, "", 5])
+def test_an_id_that_is_none_is_refused(app: Celeriac, id: Any) -> None:
+    for make in (app.AsyncResult, AsyncResult):
+        with pytest.raises(TypeError, match="id must be a non-empty string, not "):
+            make(id)
+
+
 @pytest.mark.usefixtures("worker")
 async def test_a_result_can_be_awaited(app: Celeriac, add: Task[..., int]) -> None:
     @app.task

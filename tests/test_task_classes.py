@@ -14,7 +14,19 @@ from unittest import mock
 
 import pytest
 
-from celeriac import Celeriac, Ignore, Reject, Task, chain, current_request, group, shared_task, signals, states
+from celeriac import (
+    AsyncResult,
+    Celeriac,
+    Ignore,
+    Reject,
+    Task,
+    chain,
+    current_request,
+    group,
+    shared_task,
+    signals,
+    states,
+)
 from celeriac.errors import DecodeError, ImproperlyConfigured, UnknownOption, WorkflowError
 from celeriac.model.message import Message
 from celeriac.tasks.execution import Executor
@@ -79,6 +91,22 @@ def test_options_may_come_from_a_class_beside_the_tasks_class_and_from_its_const
     task = app.task(base=Mine, name="t")(lambda: None)
     assert (task.options["max_retries"], task.options["time_limit"]) == (9, 30.0)
     assert task.s().message().time_limit == 30.0
+
+
+def test_the_constructor_of_a_tasks_class_knows_its_name_and_its_app(app: Celeriac) -> None:
+    class Mine(Task[..., Any]):
+        def __init__(self) -> None:
+            self.knew = (self.name, self.app.conf.task_default_queue)
+
+    task = app.task(base=Mine, name="t")(lambda: None)
+    assert task.knew == ("t", "default")
+
+
+def test_a_base_or_a_name_that_is_none_is_refused(app: Celeriac) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"base must be a subclass of celeriac\.Task, not <class"):
+        app.task(base=str)(lambda: None)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="name must be a non-empty string, not 5"):
+        app.task(name=5)(lambda: None)  # type: ignore[call-overload]
 
 
 def test_the_options_of_a_task_are_its_attributes(make_app: MakeApp) -> None:
@@ -544,6 +572,23 @@ async def test_an_override_of_apply_async_is_on_each_road(app: Celeriac, tenant:
     await group(tenant.s(1, 2)).adelay()
     messages = app.broker.complete(app.broker.operations().peek("default", 100))
     assert [message.headers for message in messages] == [{"tenant": 7}] * 14
+
+
+def test_an_override_of_apply_async_may_have_celerys_parameters(app: Celeriac) -> None:
+    class OfCelery(Task[..., Any]):
+        def apply_async(self, args: Any = None, kwargs: Any = None, task_id: Any = None, producer: Any = None,
+                        link: Any = None, link_error: Any = None, shadow: Any = None,
+                        **options: Any) -> AsyncResult[Any]:  # fmt: skip
+            options.update(task_id=task_id, producer=producer, link=link, link_error=link_error, shadow=shadow)
+            return super().apply_async(args, kwargs, **options)
+
+    task = app.task(base=OfCelery, name="t")(lambda *args: None)
+    task.delay(1)
+    task.apply_async(priority=7)
+    (task.s(1) | task.s()).delay()
+    with pytest.raises(UnknownOption, match="'shadow' in Celeriac"):
+        task.apply_async(shadow="other")
+    assert len(waiting(app)) == 3
 
 
 def test_an_override_of_apply_async_makes_the_later_messages_of_workflows_too(app: Celeriac, tenant: Any) -> None:

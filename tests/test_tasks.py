@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from celeriac import (
@@ -39,7 +40,6 @@ from celeriac.errors import (
 )
 from celeriac.model.message import COROUTINE, PLAIN, Message, decode, encode
 from celeriac.model.options import CALL_OPTIONS
-from celeriac.model.outcome import decode_outcome, encode_outcome
 from celeriac.tasks.execution import Executor
 from tests.clock import FakeClock
 
@@ -89,6 +89,19 @@ def test_a_countdown_that_has_passed_means_now(app: Celeriac, countdown: Any) ->
     message = decode(encode(task.s().set(countdown=countdown, link=task.si().set(countdown=countdown)).message()))
     assert message.due_at is None
     assert message.link[0].message.due_at is None
+
+
+@pytest.mark.parametrize("countdown", [-5, timedelta(minutes=-1), -1e-9])
+def test_a_countdown_below_zero_is_over(app: Celeriac, countdown: Any) -> None:
+    @app.task(bind=True)
+    def again(self: Task[..., Any], **options: Any) -> None:
+        self.retry(countdown=countdown, **options)
+
+    message = again.s().set(countdown=countdown).message()
+    assert (message.due_at, message.countdown) == (None, None)
+    assert Executor(app).run(again.s().message()).retry_delay == 0
+    [moved] = Executor(app).run(again.s(priority=1).message()).following or []
+    assert (moved.due_at, moved.countdown) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +198,31 @@ def test_an_unknown_option_of_a_call_or_a_task_is_refused(app: Celeriac) -> None
             attempt()
     with pytest.raises(UnknownOption, match="Did you mean 'retry_backoff'"):
         app.task(retry_backof=True)(print)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [("throws", "remove it"), ("retry_kwargs", "set `max_retries`"), ("routing_key", "set `queue`"),
+     ("reject_on_worker_lost", "always delivered again")],
+)  # fmt: skip
+def test_an_option_of_a_task_that_only_celery_has_is_refused_with_what_to_do(
+    app: Celeriac, option: str, instead: str
+) -> None:
+    with pytest.raises(UnknownOption, match=f"A task has no option '{option}' in Celeriac: .*{instead}"):
+        app.task(name="t", **{option: "x"})(lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [("routing_key", "set `queue`"), ("retry", "broker_publish_timeout"), ("throw", "task_eager_propagates")],
+)
+def test_an_option_of_a_call_that_only_celery_has_is_refused_with_what_to_do(
+    app: Celeriac, option: str, instead: str
+) -> None:
+    task = app.task(name="t")(lambda: None)
+    for attempt in (task.apply_async, task.apply, task.s().set, task.s().apply_async):
+        with pytest.raises(UnknownOption, match=f"A call has no option '{option}' in Celeriac: .*{instead}"):
+            attempt(**{option: "x"})
 
 
 def test_a_task_with_an_unknown_serializer_is_refused(app: Celeriac) -> None:
@@ -790,14 +828,29 @@ def test_a_retry_that_is_raised_by_hand_is_one(app: Celeriac) -> None:
     assert once.apply().get() == "done"
 
 
-@pytest.mark.parametrize("by_hand", [True, False])
-def test_a_retry_after_less_than_no_time_is_made_at_once(app: Celeriac, by_hand: bool) -> None:
-    @app.task(bind=True)
-    def again(self: Task[..., Any]) -> None:
-        raise Retry("again", delay=-1) if by_hand else self.retry(countdown=-1)
+@pytest.mark.parametrize(
+    ("retry", "delays", "error"),
+    [
+        (lambda: Retry("again"), [4.0, 8.0], MaxRetriesExceeded),
+        (lambda: Retry(exc=OSError("busy")), [4.0, 8.0], OSError),
+        (lambda: Retry("again", delay=60), [60.0, 60.0], MaxRetriesExceeded),
+        (lambda: Retry("again", delay=-1), [0.0, 0.0], MaxRetriesExceeded),
+    ],
+)  # fmt: skip
+def test_a_retry_that_is_raised_by_hand_follows_the_policy_of_its_task(
+    app: Celeriac, retry: Callable[[], Retry], delays: list[float], error: type[Exception]
+) -> None:
+    @app.task(max_retries=2, retry_backoff=4, retry_jitter=False)
+    def again() -> None:
+        raise retry()
 
-    outcome = decode_outcome(encode_outcome(Executor(app, "").run(again.s().message())))
-    assert (outcome.state, outcome.retry_delay) == (states.RETRY, 0.0)
+    message = again.s().message()
+    outcomes = [Executor(app).run(msgspec.structs.replace(message, attempt=attempt)) for attempt in (1, 2, 3)]
+    assert [outcome.state for outcome in outcomes] == [states.RETRY, states.RETRY, states.FAILURE]
+    assert [outcome.retry_delay for outcome in outcomes[:2]] == delays
+    assert outcomes[2].failure is not None
+    assert isinstance(outcomes[2].failure.exception(), error)
+    assert "raise retry()" in outcomes[2].failure.traceback
 
 
 # --- Inside the task ----------------------------------------------------------------------------------

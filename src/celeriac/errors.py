@@ -319,14 +319,15 @@ class Replaced(CeleriacError):
 class Retry(CeleriacError):
     """Raised by `task.retry()`: this attempt ends and the next one is scheduled."""
 
-    def __init__(self, message: str | None = None, *, exc: BaseException | None = None, delay: float = 0.0,
+    def __init__(self, message: str | None = None, *, exc: BaseException | None = None, delay: float | None = None,
                  following: Any = None) -> None:  # fmt: skip
         super().__init__(message)
         self.exc = exc
         self.delay = delay
         self.following = following  # the message of the next attempt, where `retry` changed it
+        self.is_allowed = False  # whether `retry` made it, which has looked whether an attempt is left
 
     @property
-    def when(self) -> float:
+    def when(self) -> float | None:
         """The seconds until the next attempt, under Celery's name."""
         return self.delay

@@ -298,6 +298,7 @@ def test_a_group_can_be_saved_and_restored(app: Celeriac) -> None:
     assert {leaf.get() for leaf in found.as_completed(TIMEOUT)} == {2, 3, 4}
     plain = group(s(app, "add", n) for n in range(3)).delay().save()
     assert GroupResult.restore(plain.id, app).join(TIMEOUT) == [1, 2, 3]  # type: ignore[union-attr]
+    assert GroupResult.restore(plain.id) == plain
     plain.delete()
     assert GroupResult.restore(plain.id, app) is None
     empty = group([]).delay().save()
@@ -880,3 +881,16 @@ def test_an_always_eager_app_runs_workflows_at_once(make_app: Callable[..., Cele
     assert result.parent.get() == [3, 4]
     assert asyncio.run((add.s(1) | add.s(5)).adelay()).get() == 7
     assert isinstance(result, AsyncResult)
+
+
+def test_an_always_eager_app_runs_map_and_starmap_at_once(make_app: Callable[..., Celeriac]) -> None:
+    app = make_app(task_always_eager=True)
+
+    @app.task(name="add")
+    def add(x: int, y: int = 1) -> int:
+        return x + y
+
+    assert add.map([1, 2]).delay().get() == [2, 3]
+    assert add.starmap([(1, 2)]).apply_async().get() == [3]
+    assert asyncio.run(add.starmap([(3, 4)]).adelay()).get() == [7]
+    assert add.map([5])() == [6]

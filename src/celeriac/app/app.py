@@ -187,7 +187,7 @@ class Celeriac(Scheduling):
         if options.get("task_id") is not None and not self.conf.task_always_eager:
             free_ids(self, [message.id])
         if not self.publish([message]):
-            raise NotRegistered(name, self.tasks)
+            return self.known_task(name).run_eagerly(message)
         return AsyncResult(message.id, self, name, message.ignore_result)
 
     async def asend_task(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
@@ -202,7 +202,7 @@ class Celeriac(Scheduling):
         if options.get("task_id") is not None and not self.conf.task_always_eager:
             await afree_ids(self, [message.id])
         if not await self.apublish([message]):
-            raise NotRegistered(name, self.tasks)
+            return self.known_task(name).run_eagerly(message)
         return AsyncResult(message.id, self, name, message.ignore_result)
 
     def mail_admins(self, subject: str, body: str) -> AsyncResult[None]:
@@ -252,7 +252,7 @@ class Celeriac(Scheduling):
 
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
         """Return the result of an earlier call by its id."""
-        return AsyncResult(id, self)
+        return AsyncResult(text(id, "id"), self)
 
     def GroupResult(self, id: str) -> GroupResult[Any] | None:  # noqa: N802 - Celery's name
         """Return the group that was saved with this id, or None."""

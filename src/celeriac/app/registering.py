@@ -92,7 +92,9 @@ class Registering:
         name = name or self.name_of(function)
         self._check_name(name, function)
         kind = base or (CoroutineTask if inspect.iscoroutinefunction(function) else Task)
-        task = kind()
+        task = kind.__new__(kind)
+        task.app, task.name = cast(App, self), name  # its constructor may read them
+        kind.__init__(task)
         task.attach(cast(App, self), function, name, options, bind)
         self._add(name, task)
         return task

@@ -160,9 +160,9 @@ class GroupResult(Generic[R]):
         return self
 
     @classmethod
-    def restore(cls, id: str, app: App) -> GroupResult[Any] | None:
-        """Return the group that was saved with this id, or None."""
-        found: GroupResult[Any] | None = app.workflows.restore(id)
+    def restore(cls, id: str, app: App | None = None) -> GroupResult[Any] | None:
+        """Return the group that was saved with this id in the app, or the current one; or None."""
+        found: GroupResult[Any] | None = (app or current_app()).workflows.restore(id)
         return found
 
     def delete(self) -> None:

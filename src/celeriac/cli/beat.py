@@ -7,8 +7,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Sequence
+from typing import Final
 
 import click
 
@@ -17,15 +17,13 @@ from celeriac.app.app import Celeriac
 from celeriac.beat.info import ScheduleInfo
 from celeriac.cli.banner import show_banner
 from celeriac.cli.log import set_up_logging
-from celeriac.cli.options import log_options
+from celeriac.cli.options import log_options, refused_options
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import until
 from celeriac.errors import BackendError, BrokerError, ImproperlyConfigured
 from celeriac.model.masks import masked
 
 __all__ = ["check_schedules", "command"]
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 STOP_SECONDS: Final = 5.0  # for what a scheduler is about to send when it is stopped
@@ -41,22 +39,10 @@ CELERYS: Final = {
 """Options of Celery's beat, and why they are not needed."""
 
 
-def _celerys(command: Command) -> Command:
-    """Let a command refuse options of Celery's beat."""
-    for names, why in CELERYS.items():
-
-        def refuse(context: click.Context, parameter: click.Parameter, value: str | None, why: str = why) -> None:
-            if value is not None:
-                raise click.UsageError(why)
-
-        command = click.option(*names, hidden=True, expose_value=False, callback=refuse)(command)
-    return command
-
-
 @click.command("beat")
 @click.option("-n", "--name", metavar="NAME", help="The scheduler's name, for its log.  [default: APP@HOST.PID]")
 @log_options
-@_celerys
+@refused_options(CELERYS)
 @with_session
 def command(session: Session, *, name: str | None, loglevel: str | None, log_format: str | None) -> None:
     """Run a scheduler until it is stopped.

@@ -17,7 +17,7 @@ from celeriac.model.clock import seconds
 from celeriac.model.masks import masked
 from celeriac.model.options import check_limits
 
-__all__ = ["PREFIXES", "check", "check_together", "find", "meant"]
+__all__ = ["PREFIXES", "check", "check_together", "find", "meant", "stands_for"]
 
 PREFIXES = ("CELERY_", "CELERIAC_")
 """What the names of settings begin with in Django's settings, or in the environment."""
@@ -92,11 +92,20 @@ def meant(name: str) -> str:
     if name in RENAMED:
         return f" Did you mean {RENAMED[name]!r}?"
     if name.isupper():
+        if (known := stands_for(name)) is not None:
+            return f" Did you mean {known!r}?"
         for prefix in PREFIXES:
             name = name.removeprefix(prefix)
-        name = name.lower()
-        return f" Did you mean {name!r}?" if find(name) is not None else meant(name)
+        return meant(name.lower())
     return nearest(name, [*DEFINITIONS, *installed_settings()])
+
+
+def stands_for(name: str) -> str | None:
+    """Return the setting that is meant by a name in capitals: one of Celery 3's, or a setting's own."""
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    name = RENAMED.get(name.lower(), name.lower())
+    return name if find(name) is not None else None
 
 
 def _words(kind: Any) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 
 from celeriac.config.celery_mail import is_celery_mail_name
-from celeriac.config.checks import check, find
+from celeriac.config.checks import check, find, stands_for
 from celeriac.errors import ImproperlyConfigured
 from celeriac.lazy import LazyModule
 
@@ -32,7 +32,8 @@ def from_object(source: Any, namespace: str = "") -> dict[str, Any]:
     """Read settings from a module (or its dotted name), a class, an object or a mapping.
 
     With a namespace only names that begin with it count: `from_object("django.conf:settings", "CELERIAC")`
-    reads `CELERIAC_BROKER_URL`. Without one, lower-case names count.
+    reads `CELERIAC_BROKER_URL`. Without one, lower-case names count; the names of settings in capitals, as Celery 3
+    had them, are returned too, and so refused, unless the source has the same setting by its name.
     """
     if isinstance(source, str):
         source = _imported(source)
@@ -48,11 +49,19 @@ def from_object(source: Any, namespace: str = "") -> dict[str, Any]:
     return {
         name: value
         for name, value in items.items()
-        if (name == name.lower() or is_celery_mail_name(name))
+        if (name == name.lower() or is_celery_mail_name(name) or _is_forgotten(name, items))
         and not name.startswith("_")
         and not isinstance(value, ModuleType | type)
         and (not callable(value) or find(name) is not None)
     }
+
+
+def _is_forgotten(name: str, items: Mapping[str, Any]) -> bool:
+    """Return whether this name in capitals is a setting of Celery 3, `CELERY_RESULT_BACKEND`, or one in capitals."""
+    if not name.startswith(("CELERY", "CELERIAC_", "BROKER_URL")) or not name.isupper():
+        return False
+    meant = stands_for(name)
+    return meant is not None and meant not in items
 
 
 def _imported(name: str) -> Any:

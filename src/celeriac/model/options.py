@@ -108,8 +108,8 @@ NONE_IS_A_VALUE = frozenset({"soft_time_limit", "time_limit"})
 
 def check_task(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a task's options, durations in seconds. Raises `UnknownOption`, `TypeError` or `ValueError`."""
-    _check_names(options, TASK_OPTIONS, {"name", "bind", "base"}, "A task")
-    checked = dict(options)
+    _check_names(options, TASK_OPTIONS, {"name", "bind", "base"}, "A task", UNSUPPORTED)
+    checked = {name: value for name, value in options.items() if name in TASK_OPTIONS}
     _check_values(checked)
     for name in ("autoretry_for", "dont_autoretry_for"):
         if name in checked:
@@ -137,20 +137,34 @@ UNSUPPORTED = {
     "backend": "the setting `result_backend` applies to all tasks",
     "compression": "messages are not compressed; remove it",
     "delivery_mode": "messages are always stored; remove it",
-    "disable_error_emails": "set the attribute `mail` to False",
+    "disable_error_emails": "set `mail` to False",
     "error_whitelist": "the settings `mail_on` and `mail_not_on` say which failures are mailed",
-    "exchange": "set the attribute `queue`",
+    "exchange": "set `queue`",
     "on_bound": "the task is bound when it is registered; write that after the app",
     "reject_on_worker_lost": "a lost message is always delivered again, `task_max_deliveries` times; remove it",
-    "retry_kwargs": "set the attributes `max_retries` and `default_retry_delay`",
+    "retry_kwargs": "set `max_retries` and `default_retry_delay`",
     "retry_on_worker_lost": "a lost message is always delivered again, `task_max_deliveries` times; remove it",
-    "routing_key": "set the attribute `queue`",
-    "send_error_emails": "set the attribute `mail`, to True or False",
+    "routing_key": "set `queue`",
+    "send_error_emails": "set `mail`, to True or False",
     "shadow_name": "name the task in the decorator",
     "store_errors_even_if_ignored": "failures are always stored; remove it",
     "throws": "the log treats all failures alike; remove it",
 }
-"""Attributes that a task class may have in Celery and not here, and what to do instead."""
+"""Options and attributes of a task that Celery has and not Celeriac, and what to do instead."""
+
+CALLS_UNSUPPORTED = {
+    "compression": "messages are not compressed; remove it",
+    "connection": "an app keeps its connections; remove it",
+    "delivery_mode": "messages are always stored; remove it",
+    "exchange": "set `queue`",
+    "producer": "an app keeps its connections; remove it",
+    "retry": "the setting `broker_publish_timeout` says how long a call tries; remove it",
+    "retry_policy": "the setting `broker_publish_timeout` says how long a call tries; remove it",
+    "routing_key": "set `queue`",
+    "shadow": "logs and lists show the name of the task; remove it",
+    "throw": "call `get()`, or set `task_eager_propagates`",
+}
+"""Options of a call that Celery has and not Celeriac, and what to do instead."""
 
 
 def check_class(kind: type) -> None:
@@ -165,13 +179,13 @@ def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises `UnknownOption`, `TypeError`, `ValueError` or `EncodeError`.
     """
-    _check_names(options, CALL_OPTIONS, {"args", "kwargs"}, "A call")
+    _check_names(options, CALL_OPTIONS, {"args", "kwargs"}, "A call", CALLS_UNSUPPORTED)
     checked = {name: value for name, value in options.items() if value is not None or name in NONE_IS_A_VALUE}
     _check_values(checked)
     if "countdown" in checked and "eta" in checked:
         raise UnknownOption("A call may have `countdown` or `eta`, not both.")
     if "countdown" in checked:
-        checked["countdown"] = max(0.0, seconds(checked["countdown"], "countdown"))
+        checked["countdown"] = max(0.0, seconds(checked["countdown"], "countdown"))  # like an ETA that has passed
     if "eta" in checked:
         instant(checked["eta"], "eta")
     if isinstance(checked.get("expires"), datetime):
@@ -185,7 +199,7 @@ def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
 def check_retry(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a retry, as `check_call` does those of a call."""
     _check_names(options, RETRY_OPTIONS, {"args", "kwargs", "exc", "throw", "eta", "countdown", "max_retries"},
-                 "A retry")  # fmt: skip
+                 "A retry", CALLS_UNSUPPORTED)  # fmt: skip
     return check_call(options)
 
 
@@ -252,8 +266,13 @@ def text(value: Any, name: str) -> str:
     return value
 
 
-def _check_names(options: Iterable[str], known: frozenset[str], more: set[str], holder: str) -> None:
+def _check_names(options: Mapping[str, Any], known: frozenset[str], more: set[str], holder: str,
+                 unsupported: Mapping[str, str]) -> None:  # fmt: skip
     for name in options:
+        if name in unsupported:
+            if options[name] is None:  # passed on by an `apply_async` that has Celery's parameters
+                continue
+            raise UnknownOption(f"{holder} has no option {name!r} in Celeriac: {unsupported[name]}.")
         if name not in known:
             raise UnknownOption(f"{holder} has no option {name!r}.{nearest(name, known | more)} "
                                 f"Known: {', '.join(sorted(known))}.")  # fmt: skip

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from celeriac.errors import MaxRetriesExceeded
 from celeriac.lazy import LazyModule
 from celeriac.model.clock import seconds
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 else:
     random = LazyModule("random")
 
-__all__ = ["RetryPolicy"]
+__all__ = ["RetryPolicy", "exhausted"]
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,3 +66,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         # 2.0 ** 1024 overflows, and `backoff_max` applies long before that.
         bound = min(self.backoff * 2.0 ** min(attempt - 1, 1000), self.backoff_max)
         return bound * random.uniform(0.5, 1.0) if self.jitter else bound
+
+
+def exhausted(task: str, id: str, attempt: int) -> MaxRetriesExceeded:
+    """Return the error of a task that asks for a retry in its last attempt, and has no exception of its own."""
+    return MaxRetriesExceeded(f"{task}[{id}] was retried {attempt - 1} times, its maximum.")

@@ -22,6 +22,7 @@ from celeriac.model.compression import COMPRESSED_FROM, compressor, method
 from celeriac.model.failure import Failure
 from celeriac.model.message import Failed, Message
 from celeriac.model.outcome import Outcome
+from celeriac.model.retry import exhausted
 from celeriac.model.serialization import JSON, decode, serializer
 from celeriac.signals import task_postrun, task_prerun, task_success
 from celeriac.tasks.hooks import are_told, tell
@@ -185,12 +186,19 @@ class Executor:
         """
         controls = isinstance(error, CONTROL_FLOW) and not error.of_another
         ending = error if controls else self._autoretry(message, request, error)
+        if isinstance(ending, Retry) and not ending.is_allowed:  # the task has made it by itself
+            policy = self._app.known_task(message.task).retry_policy(message)
+            if not policy.allows(message.attempt):
+                why = ending.exc or exhausted(message.task, message.id, message.attempt)
+                ending, error = None, why if why.__traceback__ else why.with_traceback(error.__traceback__)
+            elif ending.delay is None:
+                ending.delay = policy.delay_after(message.attempt)
         match ending:
             case None:
                 outcome.failure = Failure.of(error, message.task)
             case Retry():
-                outcome.state = states.RETRY
-                outcome.retry_delay = max(0.0, seconds(ending.delay, "the delay of a Retry"))
+                delay = max(0.0, seconds(ending.delay or 0.0, "the delay of a Retry"))
+                outcome.state, outcome.retry_delay = states.RETRY, delay
                 outcome.failure = Failure.of(ending.exc or ending, message.task)
                 if ending.following is not None:
                     outcome.following = [ending.following]

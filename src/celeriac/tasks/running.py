@@ -15,7 +15,7 @@ from celeriac.model.arguments import Arguments, args_of, kwargs_of
 from celeriac.model.clock import Duration, instant, seconds
 from celeriac.model.message import Message
 from celeriac.model.options import RetryOptions, text
-from celeriac.model.retry import RetryPolicy
+from celeriac.model.retry import RetryPolicy, exhausted
 from celeriac.model.serialization import decode, dumps
 from celeriac.tasks.execution import error_callback_count
 from celeriac.tasks.hooks import ExceptionInfo
@@ -91,7 +91,7 @@ class RunningTask:
         if not policy.allows(request.attempt):
             if exc is not None:
                 raise exc
-            raise MaxRetriesExceeded(f"{self.name}[{request.id}] was retried {request.retries} times, its maximum.")
+            raise exhausted(self.name, request.message.id, request.attempt)
         if eta is not None:
             delay = max(0.0, instant(eta, "eta") - self.app.clock.now())
         elif countdown is not None:
@@ -106,6 +106,7 @@ class RunningTask:
                 raise error from exc  # which is why the task wanted a retry
         why = str(exc) if exc is not None else f"{self.name} asked for a retry"
         retry = Retry(why, exc=exc, delay=delay, following=following)
+        retry.is_allowed = True
         if throw:
             raise retry
         request.asked = retry

@@ -149,7 +149,7 @@ class Signature(Sendable, Generic[R]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the task's function in this process, like any function."""
         merged, named = self.merged(args, kwargs)
-        return self.app.tasks[self.task](*merged, **named)
+        return self.app.known_task(self.task)(*merged, **named)
 
     def merged(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments of the call, with the given ones put before its own."""
