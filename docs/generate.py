@@ -52,6 +52,7 @@ from celeriac.brokers.stomp import StompBroker
 from celeriac.brokers.zmq import HubBroker
 from celeriac.cli import main
 from celeriac.config import definitions as config
+from celeriac.config.celery_settings import NOT_NEEDED
 from celeriac.metrics.table import BUCKETS, CELERY_METRICS, METRICS, Metric
 from celeriac.ports.abilities import BACKEND_ABILITIES, BROKER_ABILITIES, Ability, Port
 from celeriac.web.application import ENDPOINTS
@@ -426,7 +427,7 @@ Durations are seconds or a `timedelta`. An unknown name or a value of the wrong 
     assert not left, f"add a section for {', '.join(left)}"
     text += "\n## Celery's settings without a counterpart\n\nUsing one is an error that gives the reason.\n\n"
     text += "| setting | reason |\n|---|---|\n"
-    for name, why in config.NOT_NEEDED.items():
+    for name, why in NOT_NEEDED.items():
         text += f"| `{name}` | {_cell(why)} |\n"
     return text
 

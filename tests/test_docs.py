@@ -32,7 +32,8 @@ from typing import NamedTuple
 import pytest
 
 from celeriac import signals, states
-from celeriac.config import definitions as config
+from celeriac.config.celery_settings import NOT_NEEDED
+from celeriac.config.definitions import DEFINITIONS
 from celeriac.model.failure import Failure
 from celeriac.model.options import CALL_OPTIONS, TASK_OPTIONS
 from celeriac.model.outcome import Outcome
@@ -286,7 +287,7 @@ def anchors(page: Path) -> set[str]:
 
 def test_every_setting_that_a_page_names_exists() -> None:
     columns = {"task_id", "task_name", "task_args", "task_kwargs"}
-    known = {*config.DEFINITIONS, *config.NOT_NEEDED, *columns, *signals.__all__, *signals.NOT_SENT}
+    known = {*DEFINITIONS, *NOT_NEEDED, *columns, *signals.__all__, *signals.NOT_SENT}
     faults = []
     for page in [*READ, *sorted((DOCS / "reference").glob("*.md"))]:
         if page.name == "from-celery.md":

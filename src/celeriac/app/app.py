@@ -252,7 +252,7 @@ class Celeriac(Scheduling):
 
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
         """Return the result of an earlier call by its id."""
-        return AsyncResult(text(id, "id"), self)
+        return AsyncResult(id, self)
 
     def GroupResult(self, id: str) -> GroupResult[Any] | None:  # noqa: N802 - Celery's name
         """Return the group that was saved with this id, or None."""

@@ -16,8 +16,9 @@ from celeriac import __version__
 from celeriac.app.app import Celeriac
 from celeriac.beat.info import ScheduleInfo
 from celeriac.cli.banner import show_banner
+from celeriac.cli.celery_options import BEAT, refused_options
 from celeriac.cli.log import set_up_logging
-from celeriac.cli.options import log_options, refused_options
+from celeriac.cli.options import log_options
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import until
 from celeriac.errors import BackendError, BrokerError, ImproperlyConfigured
@@ -30,19 +31,11 @@ STOP_SECONDS: Final = 5.0  # for what a scheduler is about to send when it is st
 LOOKED_AT: Final = 1000  # entries, for the banner
 NEXT: Final = 3  # entries that it names
 
-CELERYS: Final = {
-    ("-s", "--schedule"): "Remove -s: entries keep what they have sent, in the broker or the result backend.",
-    ("-S", "--scheduler"): "Remove -S: entries can be changed while schedulers run, with `celeriac schedules`.",
-    ("--pidfile",): "Remove --pidfile: any number of schedulers may run, and each tick is sent once.",
-    ("--max-interval",): "Remove --max-interval: a scheduler wakes up for each tick, and sees changes within a second.",
-}
-"""Options of Celery's beat, and why they are not needed."""
-
 
 @click.command("beat")
 @click.option("-n", "--name", metavar="NAME", help="The scheduler's name, for its log.  [default: APP@HOST.PID]")
 @log_options
-@refused_options(CELERYS)
+@refused_options(BEAT)
 @with_session
 def command(session: Session, *, name: str | None, loglevel: str | None, log_format: str | None) -> None:
     """Run a scheduler until it is stopped.

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import click
 from click.shell_completion import CompletionItem
 
+from celeriac.cli.celery_options import COMMANDS
 from celeriac.cli.output import printable
 from celeriac.errors import CeleriacError, ImproperlyConfigured, UnknownQueue, nearest
 
@@ -26,12 +27,6 @@ MISUSE = (ImproperlyConfigured, UnknownQueue)
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says when the output is a file on a full disk."""
-
-
-CELERY_COMMANDS = {
-    "multi": "Start several workers with systemd or your container platform: see docs/howto/deploy.md.",
-}
-"""Hints for Celery's commands that Celeriac does not have."""
 
 
 class Misuse(click.ClickException):
@@ -66,7 +61,7 @@ class LazyGroup(click.Group):
                         args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:  # fmt: skip
         """Find the command; for an unknown name, suggest the closest one."""
         if not ctx.resilient_parsing and args[0] not in self.table and not args[0].startswith("-"):
-            hint = f" {CELERY_COMMANDS[args[0]]}" if args[0] in CELERY_COMMANDS else nearest(args[0], self.table)
+            hint = f" {COMMANDS[args[0]]}" if args[0] in COMMANDS else nearest(args[0], self.table)
             ctx.fail(f"There is no command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 

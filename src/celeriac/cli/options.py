@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -11,7 +11,7 @@ import msgspec
 
 from celeriac.model.clock import instant
 
-__all__ = ["aware_time", "json_value", "log_options", "refused_options"]
+__all__ = ["aware_time", "json_value", "log_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -28,23 +28,6 @@ def log_options(command: Command) -> Command:
     ):  # fmt: skip
         command = option(command)
     return command
-
-
-def refused_options(table: Mapping[tuple[str, ...], str], *, flags: Sequence[str] = ()) -> Callable[[Command], Command]:
-    """Let a command refuse options of Celery's, and say why they are not there. `flags` are those without a value."""
-
-    def add(command: Command) -> Command:
-        for names, why in table.items():
-
-            def refuse(context: click.Context, parameter: click.Parameter, value: Any, why: str = why) -> None:
-                if value:
-                    raise click.UsageError(why)
-
-            option = click.option(*names, hidden=True, expose_value=False, callback=refuse, is_flag=names[0] in flags)
-            command = option(command)
-        return command
-
-    return add
 
 
 def json_value(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:

@@ -18,10 +18,11 @@ from celeriac import __version__, signals
 from celeriac.app.app import Celeriac
 from celeriac.app.connections import shown
 from celeriac.cli.banner import show_banner
+from celeriac.cli.celery_options import POOLS, WORKER, refused_options
 from celeriac.cli.lazy import FOLDER
 from celeriac.cli.log import set_up_logging
 from celeriac.cli.numbers import Number, WholeNumber
-from celeriac.cli.options import log_options, refused_options
+from celeriac.cli.options import log_options
 from celeriac.cli.session import Session, with_session
 from celeriac.lazy import LazyModule
 from celeriac.model.options import text
@@ -75,42 +76,12 @@ def _address(context: click.Context, parameter: click.Parameter, value: str | No
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-CELERY_POOLS = {
-    "prefork": "Celery's pool 'prefork' is called 'processes' here",
-    "eventlet": "async def tasks need no special pool here: use 'processes'",
-    "gevent": "async def tasks need no special pool here: use 'processes'",
-}
-"""Hints for the names of Celery's pools."""
-
-
-CELERYS = {
-    ("-E", "--task-events"): "Remove -E: Celery's events are not sent; `celeriac tasks` shows what happens.",
-    ("-O", "--optimization"): "Remove -O: a worker receives only what its free slots can start.",
-    ("--prefetch-multiplier",): "Remove --prefetch-multiplier: a worker receives only what its free slots can start.",
-    ("--autoscale",): "--autoscale is not in this version; `celeriac control pool-grow` changes a worker.",
-    ("--without-gossip",): "Remove --without-gossip: workers do not talk to each other.",
-    ("--without-mingle",): "Remove --without-mingle: workers do not talk to each other.",
-    ("--without-heartbeat",): "Remove --without-heartbeat: a worker without heartbeats loses what it runs.",
-    ("--time-limit",): "Remove --time-limit: set `task_time_limit`, or `time_limit` of the task.",
-    ("--soft-time-limit",): "Remove --soft-time-limit: set `task_soft_time_limit`, or `soft_time_limit` of the task.",
-    ("-I", "--include"): "Remove -I: the setting `imports` names the modules that a worker imports.",
-    ("-S", "--statedb"): "Remove -S: what was revoked is stored in the broker.",
-    ("-f", "--logfile"): "Remove -f: the log goes to stderr. Redirect it, or see docs/howto/logging.md.",
-    ("-D", "--detach"): "Remove -D: a service manager starts workers, see docs/howto/deploy.md.",
-    ("--pidfile",): "Remove --pidfile: a service manager starts workers, see docs/howto/deploy.md.",
-}
-"""Options of Celery's worker, and what to do instead."""
-
-FLAGS = ("-E", "--without-gossip", "--without-mingle", "--without-heartbeat", "-D")
-"""Those that take no value."""
-
-
 class _Pool(click.Choice[str]):
     """A pool's name; for one of Celery's pools, the error names the replacement."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value in CELERY_POOLS:
-            self.fail(f"{CELERY_POOLS[value]}.", param, ctx)
+        if value in POOLS:
+            self.fail(f"{POOLS[value]}.", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -135,7 +106,7 @@ class _Pool(click.Choice[str]):
               help="Serve the worker's metrics for Prometheus, as in 127.0.0.1:9540.")  # fmt: skip
 @click.option("--reload", is_flag=True,
               help="For development: replace the worker when a .py or .toml file of this folder changes.")  # fmt: skip
-@refused_options(CELERYS, flags=FLAGS)
+@refused_options(WORKER)
 @with_session
 def command(session: Session, *, queues: list[str] | None, concurrency: int | None, pool: str | None,
             name: str | None, beat: bool, loglevel: str | None, log_format: str | None,

@@ -11,7 +11,8 @@ import msgspec
 
 from celeriac.config.adapters import installed_settings, setting_of_adapter
 from celeriac.config.celery_mail import CELERY_MAIL_NAMES
-from celeriac.config.definitions import DEFINITIONS, NOT_NEEDED, RENAMED, Setting
+from celeriac.config.celery_settings import NOT_NEEDED, RENAMED
+from celeriac.config.definitions import DEFINITIONS, Setting
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import seconds
 from celeriac.model.masks import masked

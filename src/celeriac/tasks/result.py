@@ -68,8 +68,8 @@ class AsyncResult(Facts, Generic[R]):
         self._spot = spot
         self._parent = parent  # known without a stored workflow: in a chain sent as one message
         self.ignored = ignored  # the call had `ignore_result`: no return value is stored
-        if not isinstance(id, str):
-            raise TypeError(f"The id of a task is a string, not {id!r}.")
+        if not isinstance(id, str) or not id:
+            raise TypeError(f"The id of a task must be a non-empty string, not {id!r}.")
         self.app: App = current_app() if app is None else app
         self.task_name = task_name
 
