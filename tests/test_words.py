@@ -271,6 +271,20 @@ def test_no_exception_is_too_strange_to_travel(error: Exception, text: str) -> N
     assert text in str(back)
 
 
+class Silent(type):
+    def __getattribute__(cls, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+def test_an_exception_travels_whose_class_says_nothing_of_itself() -> None:
+    class Nothing(Exception, metaclass=Silent):
+        pass
+
+    failure = travelled(raised(Exception.__new__(Nothing)))
+    assert (failure.module, failure.type.rpartition(".")[2]) == (__name__, "Nothing")
+    assert isinstance(failure.exception(), RemoteError)
+
+
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError()])
 def test_what_would_end_the_reader_comes_back_as_a_remote_error(error: BaseException) -> None:
     back = raised(error).exception()

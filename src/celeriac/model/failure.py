@@ -38,6 +38,9 @@ LEVELS_LIMIT = 20  # of groups in groups
 OWN = frozenset(kind for kind in vars(builtins).values() if isinstance(kind, type) and issubclass(kind, BaseException))
 """Python's own exception classes."""
 
+NAMES: Mapping[str, Any] = vars(type)
+"""What gives the names of a class, and is not changed by the class."""
+
 NAMESPACES: dict[type, Any] = {kind: vars(kind)["__dict__"] for kind in (ModuleType, type)}
 """By kind: what gives the dict of a module, or of a class."""
 
@@ -60,7 +63,6 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
 
         It has a signature if the task is given.
         """
-        kind = type(error)
         try:
             message = _message_of(error)
         except BaseException:  # noqa: BLE001 - a __str__ of the user's
@@ -77,9 +79,8 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
         if task:
             with suppress(BaseException):
                 signature = failure_signature.signature_of(task, error)
-        module = _printable(str(kind.__module__))[:CLASS_LIMIT]
-        return cls(module, kind.__qualname__[-CLASS_LIMIT:], message, args, _traceback_of(error), state, members,
-                   signature)  # fmt: skip
+        module, name = _names_of(type(error))
+        return cls(module, name, message, args, _traceback_of(error), state, members, signature)
 
     def shortened(self, size: int) -> Failure:
         """Return the failure without its traceback, and without parts larger than this many bytes."""
@@ -124,6 +125,13 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
                 return None
             found = namespace.get(part)
         return found if issubclass(type(found), type) and issubclass(found, Exception) else None
+
+
+def _names_of(kind: builtins.type) -> tuple[str, str]:
+    """Return the names of a class's module and of the class, whatever its own class says of them."""
+    module: Any = NAMES["__module__"].__get__(kind)
+    name: Any = NAMES["__qualname__"].__get__(kind)
+    return _printable(module if isinstance(module, str) else "None")[:CLASS_LIMIT], _printable(name)[-CLASS_LIMIT:]
 
 
 def _namespace(holder: Any) -> Mapping[str, Any] | None:
