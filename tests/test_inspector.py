@@ -23,7 +23,7 @@ from celeriac.model.serialization import dumps, loads
 from celeriac.ports.broker import Action, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.testing import running_worker
-from tests.patience import FOR_EVER, PATIENCE
+from tests.patience import FOR_EVER, PATIENCE, eventually
 
 SLOTS = {PLAIN: 10, COROUTINE: 10}
 STATS = {
@@ -232,6 +232,26 @@ async def test_a_task_is_found_in_broker_and_backend(app: Celeriac) -> None:
     assert await inspector.state("done") == "SUCCESS"
     assert [outcome.id for outcome in await inspector.recent(state="SUCCESS")] == ["done"]
     assert await inspector.recent(state="FAILURE") == []
+
+
+async def test_one_id_queue_or_worker_is_no_list_of_letters(app: Celeriac) -> None:
+    inspector = Inspector(app, destination="alone", timeout=PATIENCE)
+    sent = await app.asend_task("t", countdown=3600)
+    assert await inspector.run_now(sent.id) == 1
+    assert await inspector.move(sent.id, "mail") == 1
+    assert [view.place for view in (await inspector.find(sent.id)).values()] == ["ready"]
+    assert (await inspector.retry(sent.id)).refused.keys() == {sent.id}
+    assert (await inspector.drop(sent.id), await inspector.resend(sent.id)) == (0, 0)
+    await inspector.pause("mail")
+    await inspector.resume("mail")
+    assert await inspector.purge("mail") == {"mail": 1}
+    async with fake_worker(app, "alone", {"terminate": {"ok": ""}}) as heard:
+        assert (await inspector.terminate(sent.id)).values == {"alone": {"ok": ""}}
+        await app.control.send("terminate", {"ids": []}, destination="alone")
+        await eventually(lambda: len(heard) == 2)
+    assert [(command.arguments, command.destination) for command in heard] == [
+        ({"ids": [sent.id]}, ["alone"]), ({"ids": []}, ["alone"]),
+    ]  # fmt: skip
 
 
 async def test_a_revoked_task_is_delivered_as_revoked(app: Celeriac) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from celeriac.errors import EncodeError
 from celeriac.model.gate import Instant, Name, OptionalName, Unreadable, check_nesting, reader
 from celeriac.model.message import new_id
+from celeriac.model.options import several
 from celeriac.tasks.protocols import App
 
 __all__ = ["COMMANDS", "REVOKE_SECONDS", "Command", "Control", "Reply", "encode", "read_command", "read_reply"]
@@ -96,13 +97,13 @@ class Control:
 
     async def arevoke(self, ids: str | Sequence[str], terminate: bool = False) -> None:
         """Coroutine version of `revoke`."""
-        ids = [ids] if isinstance(ids, str) else list(ids)
+        ids = several(ids)
         await self._app.broker.revoke(ids, self._app.clock.now() + REVOKE_SECONDS)
         if terminate:
             await self.send("terminate", {"ids": ids})
 
     async def send(self, name: str, arguments: Mapping[str, Any] | None = None, *,
-                   destination: Sequence[str] | None = None, reply_to: str | None = None) -> None:  # fmt: skip
+                   destination: str | Sequence[str] | None = None, reply_to: str | None = None) -> None:  # fmt: skip
         """Send a command to workers without waiting for replies.
 
         `reply_to` is the channel for replies, if any are wanted. Raises `ValueError` unless it begins with "reply.".
@@ -110,7 +111,8 @@ class Control:
         if reply_to is not None and not reply_to.startswith(REPLIES):
             raise ValueError(f"reply_to must be the name of a channel that begins with {REPLIES!r}, not {reply_to!r}")
         broker = self._app.broker
-        command = Command(name, dict(arguments or {}), list(destination) if destination is not None else None, reply_to)
+        workers = None if destination is None else several(destination)
+        command = Command(name, dict(arguments or {}), workers, reply_to)
         if broker.codec.signs:
             command.sent_at, command.nonce = self._app.clock.now(), new_id()
         await broker.broadcast(COMMANDS, [broker.codec.seal("command", encode(command))])

@@ -22,6 +22,7 @@ from celeriac.model.clock import Duration, limit
 from celeriac.model.gate import Unreadable
 from celeriac.model.history import Event
 from celeriac.model.message import Message, decode
+from celeriac.model.options import several
 from celeriac.ports.operations import QueueCounts, anew
 
 __all__ = ["Inspector", "Retried"]
@@ -89,61 +90,62 @@ class Inspector(FactFinder):
         """Stop workers as SIGTERM does: running tasks get their grace time, the rest returns to the broker."""
         return await self.order("shutdown")
 
-    async def revoke(self, ids: Sequence[str]) -> None:
+    async def revoke(self, ids: str | Sequence[str]) -> None:
         """Prevent tasks from starting, on every worker, including workers that start later."""
         await self._app.control.arevoke(ids)
 
-    async def terminate(self, ids: Sequence[str]) -> Answers[Any]:
+    async def terminate(self, ids: str | Sequence[str]) -> Answers[Any]:
         """Revoke tasks, and terminate their running attempts."""
         await self._app.control.arevoke(ids)
-        return await self.order("terminate", {"ids": list(ids)})
+        return await self.order("terminate", {"ids": several(ids)})
 
     # --- Queues ---------------------------------------------------------------------------------------
 
-    async def purge(self, queues: Sequence[str]) -> dict[str, int]:
+    async def purge(self, queues: str | Sequence[str]) -> dict[str, int]:
         """Delete ready and scheduled messages; return how many, by queue. Raises `UnknownQueue`.
 
         Their tasks end as REVOKED, so that nobody waits for them any more.
         """
         await self.check_queues(queues)
-        return {queue: await purge(self._app, queue) for queue in dict.fromkeys(queues)}
+        return {queue: await purge(self._app, queue) for queue in dict.fromkeys(several(queues))}
 
-    async def run_now(self, ids: Sequence[str]) -> int:
+    async def run_now(self, ids: str | Sequence[str]) -> int:
         """Let scheduled tasks start before they are due; return how many there were. Raises `NotSupported`."""
-        return await self._app.broker.operations().run_now(ids)
+        return await self._app.broker.operations().run_now(several(ids))
 
-    async def move(self, ids: Sequence[str], queue: str) -> int:
+    async def move(self, ids: str | Sequence[str], queue: str) -> int:
         """Move waiting messages to another queue; return how many there were. Raises `UnknownQueue`, `NotSupported`."""
         await self.check_queues([queue])
-        return await self._app.broker.operations().move(ids, queue)
+        return await self._app.broker.operations().move(several(ids), queue)
 
-    async def pause(self, queues: Sequence[str]) -> None:
+    async def pause(self, queues: str | Sequence[str]) -> None:
         """Stop all workers from receiving from queues until they are resumed. Raises `UnknownQueue`."""
         await self.check_queues(queues)
-        for queue in queues:
+        for queue in several(queues):
             await self._app.broker.operations().pause(queue)
 
-    async def resume(self, queues: Sequence[str]) -> None:
+    async def resume(self, queues: str | Sequence[str]) -> None:
         """Resume paused queues. Raises `UnknownQueue`."""
         await self.check_queues(queues)
-        for queue in queues:
+        for queue in several(queues):
             await self._app.broker.operations().resume(queue)
 
     # --- Dead letters ---------------------------------------------------------------------------------
 
-    async def resend(self, ids: Sequence[str]) -> int:
+    async def resend(self, ids: str | Sequence[str]) -> int:
         """Return dead letters to their queues as new messages; return how many were found."""
+        ids = several(ids)
         if not self._app.broker.joins(self._app.backend):
             await self._app.backend.aforget(ids)  # a stored final outcome would make the backend reject the new one
         return await self._app.broker.operations().resend(ids)
 
-    async def drop(self, ids: Sequence[str]) -> int:
+    async def drop(self, ids: str | Sequence[str]) -> int:
         """Delete dead letters; return how many were found."""
-        return await self._app.broker.operations().drop(ids)
+        return await self._app.broker.operations().drop(several(ids))
 
     # --- Tasks ----------------------------------------------------------------------------------------
 
-    async def retry(self, ids: Sequence[str], by: str = "", queue: str | None = None,
+    async def retry(self, ids: str | Sequence[str], by: str = "", queue: str | None = None,
                     before: float | None = None) -> Retried:  # fmt: skip
         """Send failed tasks again, as if they had never been tried, under their ids; resend dead letters.
 
@@ -152,7 +154,7 @@ class Inspector(FactFinder):
         """
         if queue is not None:
             await self.check_queues([queue])
-        wanted, done = list(dict.fromkeys(ids)), Retried([], {})
+        wanted, done = list(dict.fromkeys(several(ids))), Retried([], {})
         for start in range(0, len(wanted), RETRIED_AT_ONCE):
             await self._retry(wanted[start : start + RETRIED_AT_ONCE], by, queue, before, done)
         return done

@@ -19,6 +19,7 @@ from celeriac.errors import NotSupported, UnknownQueue
 from celeriac.inspector.views import ActiveTask, Answers, ReservedTask, TaskView, WorkerLoad, WorkerStats
 from celeriac.model.clock import Duration, seconds
 from celeriac.model.message import Message, new_id
+from celeriac.model.options import several
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import MISSED
 from celeriac.ports.operations import Dead, QueueCounts, WorkerInfo, labelled
@@ -39,25 +40,26 @@ class Looking:
     Queries go to the workers named in `destination` (None: all), which have `timeout` seconds to reply.
     """
 
-    def __init__(self, app: Celeriac, destination: Sequence[str] | None = None, timeout: Duration = 2.0) -> None:
+    def __init__(self, app: Celeriac, destination: str | Sequence[str] | None = None, timeout: Duration = 2.0) -> None:
         self._app = app
-        self.destination = destination
+        self.destination = None if destination is None else several(destination)
         self.timeout = seconds(timeout, "timeout")
 
     # --- Workers -----------------------------------------------------------------------------
 
     async def ask(self, name: str, arguments: Mapping[str, Any] | None = None,
-                  destination: Sequence[str] | None = None, timeout: Duration | None = None,
+                  destination: str | Sequence[str] | None = None, timeout: Duration | None = None,
                   ) -> dict[str, Reply]:  # fmt: skip
         """Send a control command, and return the replies by worker name.
 
         Returns when every running worker in `destination` has replied, or after `timeout` seconds. Workers of one name
         have their pids and hosts after it.
         """
+        wanted = None if destination is None else several(destination)
         workers = {
             label: worker
             for label, worker in labelled(await self.workers()).items()
-            if destination is None or worker.name in destination
+            if wanted is None or worker.name in wanted
         }
         labels = {(worker.name, worker.host, worker.pid): label for label, worker in workers.items()}
         replies: dict[str, Reply] = {}
@@ -141,8 +143,9 @@ class Looking:
         counts.update({found.queue: found for found in await self._app.broker.operations().queues()})
         return [counts[name] for name in sorted(counts)]
 
-    async def check_queues(self, queues: Sequence[str]) -> None:
+    async def check_queues(self, queues: str | Sequence[str]) -> None:
         """Raise `UnknownQueue` for a queue that is not declared, not in the broker, and not served by a worker."""
+        queues = several(queues)
         if all(queue in self._app.queues for queue in queues) or self._app.conf.task_create_missing_queues:
             return
         known = {counts.queue for counts in await self.queues()}
@@ -170,9 +173,10 @@ class Looking:
 
     # --- Tasks ----------------------------------------------------------------------------------------
 
-    async def find(self, ids: Sequence[str]) -> dict[str, TaskView]:
+    async def find(self, ids: str | Sequence[str]) -> dict[str, TaskView]:
         """Return what is known about tasks: one view per id, in the order given. Raises `NotSupported` with `rpc://`."""
         self._check_readable()
+        ids = several(ids)
         try:
             places = await self._app.broker.operations().find(ids)
         except NotSupported:

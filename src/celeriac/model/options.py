@@ -32,6 +32,7 @@ __all__ = [
     "check_retry",
     "check_task",
     "rate",
+    "several",
     "text",
 ]
 
@@ -299,6 +300,15 @@ def _check_values(checked: dict[str, Any]) -> None:
         raise TypeError(f"headers must be a dict, not {checked['headers']!r}")
     if "headers" in checked:
         checked["headers"] = _plain_headers(checked["headers"])
+
+
+def several(names: str | Iterable[str]) -> list[str]:
+    """Return names or ids as a list; a text is one of them, and no list of letters.
+
+    >>> several("shop"), several(("shop", "mail"))
+    (['shop'], ['shop', 'mail'])
+    """
+    return [names] if isinstance(names, str) else list(names)
 
 
 def _plain_headers(headers: Mapping[Any, Any]) -> dict[str, Any]:
