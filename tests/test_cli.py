@@ -476,8 +476,9 @@ def test_the_name_of_a_worker_has_its_host_where_celery_puts_it(folder: Path, mo
 
     names = [name(given) for given in ("w@%h", "%n-%d", "100%%", "")]
     assert names == ["w@box.example.com", "box-example.com", "100%", None]
-    result = shop("worker", "-n", "x" * 1001)  # its outcomes would not be read
-    assert (result.exit_code, "at most 1,000 characters" in result.stderr) == (2, True)
+    for wrong, why in (("x" * 1001, "at most 1,000 characters"), ("a\nb", "has no line breaks")):
+        result = shop("worker", "-n", wrong)  # the outcomes of the first would not be read
+        assert (result.exit_code, why in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,11 @@ def test_the_environment_is_read_as_the_settings_type(variable: str, text: str, 
     assert getattr(Settings(environ={f"CELERIAC_{variable}": text}), variable.lower()) == value
 
 
+def test_json_that_is_broken_in_the_environment_is_no_name() -> None:
+    with pytest.raises(ImproperlyConfigured, match="CELERIAC_TASK_QUEUES in the environment: this is no JSON"):
+        Settings(environ={"CELERIAC_TASK_QUEUES": '["mail"'})
+
+
 def test_the_environment_beats_the_file_and_an_assignment_beats_both() -> None:
     environ = {"CELERIAC_WORKER_CONCURRENCY": "2", "CELERIAC_APP": "x", "PATH": "y"}
     settings = Settings({"worker_concurrency": 1}, environ)

@@ -52,6 +52,8 @@ def _name(context: click.Context, parameter: click.Parameter, value: str | None)
     if unknown := next((letter for letter in NAME_PART.findall(value) if letter not in parts), None):
         raise click.BadParameter(f"%{unknown} means nothing in a name: %h is the host, %n its name without the domain, "
                                  "%d the domain, %% a percent sign.")  # fmt: skip
+    if not value.isprintable():
+        raise click.BadParameter(f"a name has no line breaks and other control characters: {value!r}.")
     try:
         return text(NAME_PART.sub(lambda found: parts[found[1]], value), "the name")
     except ValueError as error:

@@ -107,7 +107,10 @@ def from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[st
 
 
 def _parse(name: str, text: str) -> Any:
-    """Read an environment variable as its setting's type: as JSON if it is JSON, otherwise as words between commas."""
+    """Read an environment variable as its setting's type: as JSON if it is JSON, otherwise as words between commas.
+
+    Raises `ImproperlyConfigured` for what only begins as JSON.
+    """
     setting = find(name)
     kind = setting.type if setting is not None else str
     if text == "" and type(None) in get_args(kind):
@@ -118,5 +121,7 @@ def _parse(name: str, text: str) -> Any:
         return text.lower() in ("1", "true", "yes", "on")
     try:
         return msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except msgspec.DecodeError as error:
+        if text.lstrip().startswith(("[", "{")):
+            raise ImproperlyConfigured(f"this is no JSON: {error}.") from None
         return [word.strip() for word in text.split(",") if word.strip()] if kind == list[str] else text
