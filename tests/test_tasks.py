@@ -681,6 +681,31 @@ def test_exceptions_are_retried_for_as_often_as_the_call_the_task_or_the_setting
         assert len(seen) == expected
 
 
+@pytest.mark.parametrize(
+    ("error", "wanted", "is_retried"),
+    [
+        (ExceptionGroup("", [OSError()]), OSError, True),
+        (ExceptionGroup("", [OSError(), ExceptionGroup("", [TimeoutError()])]), OSError, True),
+        (ExceptionGroup("", [OSError(), KeyError()]), OSError, False),
+        (ExceptionGroup("", [OSError(), KeyError()]), Exception, True),
+        (ExceptionGroup("", [OSError(), KeyError()]), ExceptionGroup, True),
+        (ExceptionGroup("", [OSError(), FileNotFoundError()]), OSError, False),
+        (ExceptionGroup("", [OSError(), FileNotFoundError()]), Exception, False),
+        (BaseExceptionGroup("", [OSError(), KeyboardInterrupt()]), OSError, False),
+    ],
+    ids=str,
+)
+def test_a_group_of_exceptions_is_retried_for_if_all_in_it_are(
+    app: Celeriac, error: BaseException, wanted: type[BaseException], is_retried: bool
+) -> None:
+    @app.task(name="t", autoretry_for=(wanted,), dont_autoretry_for=(FileNotFoundError,))
+    async def gather() -> None:
+        raise error
+
+    outcome = asyncio.run(Executor(app).arun(gather.s().message()))
+    assert (outcome.state == states.RETRY) is is_retried
+
+
 def test_the_delay_before_a_retry_is_the_calls_or_the_tasks(app: Celeriac, clock: FakeClock) -> None:
     delays: list[float] = []
 

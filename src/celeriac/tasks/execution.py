@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 from types import CoroutineType
-from typing import Any
+from typing import Any, TypeAlias
 
 from celeriac import states
 from celeriac.errors import EncodeError, Ignore, MessageTooLarge, Reject, Replaced, Retry, TaskRevoked
@@ -35,6 +35,9 @@ log = logging.getLogger("celeriac.tasks.execution")
 
 CONTROL_FLOW = (Retry, Replaced, TaskRevoked, Ignore, Reject)
 """Exceptions that choose how the attempt ends. They are not failures."""
+
+Types: TypeAlias = tuple[type[BaseException], ...]
+
 
 class Executor:
     """Runs attempts for one app, in one process."""
@@ -223,7 +226,7 @@ class Executor:
         if request.asked is not None:
             return request.asked
         task = request.task
-        if not isinstance(error, task.autoretry_for) or isinstance(error, task.dont_autoretry_for):
+        if not _is_retried(error, task.autoretry_for, task.dont_autoretry_for):
             return None
         policy = task.retry_policy(message)
         if not policy.allows(message.attempt):
@@ -265,6 +268,20 @@ def compress_value(outcome: Outcome, name: str) -> None:
         smaller = compressor(name)(outcome.value)
         if len(smaller) < len(outcome.value):
             outcome.value, outcome.compression = smaller, name
+
+
+def _is_retried(error: BaseException, wanted: Types, unwanted: Types) -> bool:
+    """Return whether the classes say that a task is retried after this.
+
+    After a group, as `asyncio.TaskGroup` raises it, if it is for the group or for all that are in it, and none of them
+    is unwanted.
+    """
+    if isinstance(error, unwanted):
+        return False
+    if not isinstance(error, BaseExceptionGroup):
+        return isinstance(error, wanted)
+    wanted = (BaseException,) if isinstance(error, wanted) else wanted
+    return all(_is_retried(member, wanted, unwanted) for member in error.exceptions)
 
 
 def _not_awaited(task: str, coroutine: CoroutineType[Any, Any, Any]) -> EncodeError:
