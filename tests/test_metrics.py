@@ -289,7 +289,7 @@ async def test_no_counter_goes_down_while_workers_come_and_go_and_slots_are_fold
     for turn in range(60):
         if turn % 7 == 0:
             for one in workers:
-                await one.finish()
+                await one.finish(PATIENCE)
             workers = [site.worker(f"w{turn}{number}") for number in range(3)]
         for one in workers:
             one.counters.add("received", 2, "shop.add", "default")

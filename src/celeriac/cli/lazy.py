@@ -5,14 +5,19 @@ from __future__ import annotations
 import errno
 import importlib
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from celeriac.cli.celery_options import COMMANDS
 from celeriac.cli.output import printable
 from celeriac.errors import CeleriacError, ImproperlyConfigured, UnknownQueue, nearest
+from celeriac.lazy import LazyModule
+
+if TYPE_CHECKING:
+    from celeriac.cli import celery_options
+else:
+    celery_options = LazyModule("celeriac.cli.celery_options")
 
 __all__ = ["APP", "FOLDER", "LazyGroup", "Misuse"]
 
@@ -61,8 +66,8 @@ class LazyGroup(click.Group):
                         args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:  # fmt: skip
         """Find the command; for an unknown name, suggest the closest one."""
         if not ctx.resilient_parsing and args[0] not in self.table and not args[0].startswith("-"):
-            hint = f" {COMMANDS[args[0]]}" if args[0] in COMMANDS else nearest(args[0], self.table)
-            ctx.fail(f"There is no command {args[0]!r}.{hint}")
+            known = celery_options.COMMANDS.get(args[0])
+            ctx.fail(f"There is no command {args[0]!r}.{f' {known}' if known else nearest(args[0], self.table)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
