@@ -37,7 +37,8 @@ from tests.promises.grounds import (
 from tests.promises.harness import Run, Stage, Worker, on
 
 LEASE = 4.0  # seconds; longer than the server is ever away
-LAG = 2.0  # seconds; an outcome is settled so soon after its run has ended; later on a slow machine
+LAG = 2.0  # seconds; an outcome is settled so soon after its run has ended; later on a slow machine, and …
+MONGO_LAG = 10.0  # … in a store that is behind as soon as other work takes half of its machine
 RETRIED = 2.5  # seconds; … or so soon after the broker's return, for workers try again every second at the most
 PORTION = 50  # tasks sent at a time
 RABBIT_SECONDS = 10.0  # for which a RabbitMQ is left alone; it takes some five to start
@@ -242,8 +243,8 @@ class Killer:
 
     def _settled(self, ended: float) -> float:
         """Return when an outcome is settled at the latest: later, if the broker or the outcomes were away then."""
-        settled = ended + LAG * self.slowness
         ground = self.stage.ground
+        settled = ended + (MONGO_LAG if isinstance(ground, SQLiteMongoGround) else LAG) * self.slowness
         elsewhere = ground.store.outages if isinstance(ground, PairGround) else []
         for begun, returned in sorted(ground.outages + elsewhere):
             if begun <= settled and returned >= ended:
