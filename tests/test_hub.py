@@ -218,7 +218,7 @@ def test_a_client_is_shut_out_and_let_in_again_while_the_hub_runs(locked: HubSer
 
 
 def test_a_client_without_keys_gets_no_answer_from_a_hub_that_wants_some(locked: HubServer) -> None:
-    with pytest.raises(BrokerUnavailable, match="compare `server_key`"):
+    with pytest.raises(BrokerUnavailable, match="this URL has none: `celeriac hub keys NAME` makes one"):
         client(locked.url, 0.5).do("broker.last_broadcast")
 
 

@@ -48,7 +48,7 @@ class Channel:
             except zmq.Again:
                 self._look()
                 if time.monotonic() > deadline:
-                    raise silent(str(self._address), timeout, line.is_open) from None
+                    raise silent(self._address, timeout, line.is_open) from None
                 continue
             if conversation.hear(frame):
                 deadline = time.monotonic() + wait + timeout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from celeriac.drivers.zmq.address import Address
 from celeriac.drivers.zmq.frames import VERSION
 from celeriac.errors import (
     AccessRefused,
@@ -39,13 +40,15 @@ def error_of(kind: str, text: str, server: str) -> CeleriacError:
     return KINDS.get(kind, BrokerError)(f"The hub at {server}: {text}")
 
 
-def silent(server: str, timeout: float, is_open: bool) -> BrokerUnavailable:
+def silent(server: Address, timeout: float, is_open: bool) -> BrokerUnavailable:
     """Return the error for a hub that has not answered in time."""
     text = f"The hub at {server} did not answer within {timeout:g} s (`broker_publish_timeout`)"
     if is_open:
         return BrokerUnavailable(f"{text}.")
+    keys = ("compare `server_key` with the key that it shows when it starts" if server.server_key else
+            "it may have keys, and this URL has none: `celeriac hub keys NAME` makes one")  # fmt: skip
     return BrokerUnavailable(f"{text}, and there is no connection to it. Is it running (`celeriac hub`)? If it is, "
-                             "compare `server_key` with the key that it shows when it starts.")  # fmt: skip
+                             f"{keys}.")  # fmt: skip
 
 
 def not_let_in(server: str) -> AccessRefused:

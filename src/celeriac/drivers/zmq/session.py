@@ -153,7 +153,7 @@ class Session:
             self._look()  # the loop may have stood still while the answer came
             self._look_at_line()
         if not future.done():
-            ask.error = silent(str(self._address), self._timeout, self._line is not None and self._line.is_open)
+            ask.error = silent(self._address, self._timeout, self._line is not None and self._line.is_open)
             future.set_result(None)
 
     @property
