@@ -494,6 +494,10 @@ def test_the_name_of_a_worker_has_its_host_where_celery_puts_it(folder: Path, mo
         (("worker", "--time-limit", "300"), "task_time_limit"),
         (("worker", "-D"), "docs/howto/deploy.md"),
         (("multi", "start"), "docs/howto/deploy.md"),
+        (("flower",), "`celeriac web` serves the dashboard"),
+        (("inspect", "active_queues"), "`celeriac status` shows the queues of each worker"),
+        (("control", "enable_events"), "Celery's events are not sent"),
+        (("control", "rate_limit"), "Missing argument 'TASK'"),
     ],
 )
 def test_options_that_only_celery_has_are_explained(folder: Path, arguments: tuple[str, ...], words: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-__all__ = ["BEAT", "COMMANDS", "POOLS", "WORKER", "refused_options"]
+__all__ = ["BEAT", "COMMANDS", "CONTROL", "INSPECT", "POOLS", "WORKER", "CeleryGroup", "refused_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -20,6 +20,26 @@ COMMANDS: Final = {
     "multi": "Start several workers with systemd or your container platform: see docs/howto/deploy.md.",
     "shell": "Start `python` and import the app.",
     "upgrade": "Settings have lower-case names: the worker says what is wrong with one.",
+}
+
+INSPECT: Final = {
+    "active_queues": "`celeriac status` shows the queues of each worker.",
+    "clock": "Workers keep no common clock.",
+    "conf": "`celeriac report` prints the settings that differ from their defaults.",
+    "memdump": "`celeriac inspect stats --json` has the peak memory of workers.",
+    "memsample": "`celeriac inspect stats --json` has the peak memory of workers.",
+    "query_task": "`celeriac tasks show ID` shows what is known of a task.",
+    "report": "It is `celeriac report`.",
+    "revoked": "`celeriac explain ID` says whether a task was revoked.",
+}
+
+CONTROL: Final = {
+    "autoscale": "Change the number of children with `celeriac control pool-grow` and `pool-shrink`.",
+    "disable_events": "Celery's events are not sent; `celeriac tasks` shows what happens.",
+    "enable_events": "Celery's events are not sent; `celeriac tasks` shows what happens.",
+    "heartbeat": "Workers renew their leases by themselves.",
+    "pool_restart": "Restart the workers: running tasks have their grace time, see docs/howto/deploy.md.",
+    "revoke_by_stamped_headers": "Search for a header in the dashboard (`celeriac web`), and revoke all that is found.",
 }
 
 POOLS: Final = {
@@ -53,6 +73,25 @@ WORKER: Final = {
 }
 
 FLAGS: Final = ("-E", "--without-gossip", "--without-mingle", "--without-heartbeat", "-D")  # they take no value
+
+
+class CeleryGroup(click.Group):
+    """A group whose commands may be typed with Celery's underscores, and which answers those that only Celery has."""
+
+    def __init__(self, *args: Any, hints: Mapping[str, str], **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.hints = hints
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by its name, or by Celery's."""
+        return super().get_command(ctx, cmd_name.replace("_", "-"))
+
+    def resolve_command(self, ctx: click.Context,
+                        args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:  # fmt: skip
+        """Find the command, or say what to do instead."""
+        if not ctx.resilient_parsing and args[0] in self.hints:
+            ctx.fail(f"There is no command {args[0]!r}. {self.hints[args[0]]}")
+        return super().resolve_command(ctx, args)
 
 
 def refused_options(table: Mapping[tuple[str, ...], str]) -> Callable[[Command], Command]:

@@ -9,6 +9,7 @@ import msgspec
 
 from celeriac.cli.answers import asks, conclude, emit_answers
 from celeriac.cli.audit import audited
+from celeriac.cli.celery_options import CONTROL, CeleryGroup
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.endings import report_revoked
 from celeriac.cli.numbers import Number, WholeNumber
@@ -20,7 +21,7 @@ from celeriac.model.options import rate as check_rate
 __all__ = ["command"]
 
 
-@click.group("control")
+@click.group("control", cls=CeleryGroup, hints=CONTROL)
 def command() -> None:
     """Send commands to running workers.
 

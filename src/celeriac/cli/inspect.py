@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from celeriac.cli.answers import asks, conclude, emit_answers
+from celeriac.cli.celery_options import INSPECT, CeleryGroup
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.numbers import WholeNumber
 from celeriac.cli.session import Session, with_session
@@ -15,7 +16,7 @@ from celeriac.model.clock import Clock
 __all__ = ["command"]
 
 
-@click.group("inspect")
+@click.group("inspect", cls=CeleryGroup, hints=INSPECT)
 def command() -> None:
     """Query running workers.
 
