@@ -276,12 +276,17 @@ def _is_retried(error: BaseException, wanted: Types, unwanted: Types) -> bool:
     After a group, as `asyncio.TaskGroup` raises it, if it is for the group or for all that are in it, and none of them
     is unwanted.
     """
-    if isinstance(error, unwanted):
-        return False
-    if not isinstance(error, BaseExceptionGroup):
-        return isinstance(error, wanted)
-    wanted = (BaseException,) if isinstance(error, wanted) else wanted
-    return all(_is_retried(member, wanted, unwanted) for member in error.exceptions)
+    left = [(error, wanted)]  # groups may be in groups, hundreds of levels deep
+    while left:
+        one, wanted = left.pop()
+        if isinstance(one, unwanted):
+            return False
+        if isinstance(one, BaseExceptionGroup):
+            within = (BaseException,) if isinstance(one, wanted) else wanted
+            left += [(member, within) for member in one.exceptions]
+        elif not isinstance(one, wanted):
+            return False
+    return True
 
 
 def _not_awaited(task: str, coroutine: CoroutineType[Any, Any, Any]) -> EncodeError:
