@@ -44,7 +44,8 @@ if "mysql" in os.environ.get("BAZAAR_DATABASE", ""):
 
 DATABASES = {
     "default": json.loads(os.environ.get("BAZAAR_DATABASE", "null"))
-    or {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{FOLDER}/bazaar.sqlite3", "OPTIONS": {"timeout": 60}},
+    or {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{FOLDER}/bazaar.sqlite3",
+        "OPTIONS": {"timeout": 60, "transaction_mode": "IMMEDIATE"}},
     "archive": {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{FOLDER}/archive.sqlite3"},
 }
 DATABASES["default"]["CONN_MAX_AGE"] = json.loads(os.environ.get("BAZAAR_CONN_MAX_AGE", "0"))
