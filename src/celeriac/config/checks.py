@@ -95,18 +95,21 @@ def meant(name: str) -> str:
     if name.isupper():
         if (known := stands_for(name)) is not None:
             return f" Did you mean {known!r}?"
-        for prefix in PREFIXES:
-            name = name.removeprefix(prefix)
-        return meant(name.lower())
+        return meant(_without_prefix(name))
     return nearest(name, [*DEFINITIONS, *installed_settings()])
 
 
 def stands_for(name: str) -> str | None:
     """Return the setting that is meant by a name in capitals: one of Celery 3's, or a setting's own."""
+    name = _without_prefix(name)
+    name = RENAMED.get(name, name)
+    return name if find(name) is not None else None
+
+
+def _without_prefix(name: str) -> str:
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
-    name = RENAMED.get(name.lower(), name.lower())
-    return name if find(name) is not None else None
+    return name.lower()
 
 
 def _words(kind: Any) -> str | None:

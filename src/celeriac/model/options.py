@@ -259,11 +259,11 @@ def text(value: Any, name: str) -> str:
     if len(value) > LONGEST_NAME:
         raise ValueError(f"{name} must have at most {LONGEST_NAME:,} characters, not {len(value):,}: {value[:100]!r}…")
     if "\0" in value:
-        raise ValueError(f"{name} must not contain a NUL character: {value!r}.")
+        raise ValueError(f"{name} must not contain a NUL character: {value!r}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{name} must be text that can be encoded as UTF-8, not {value!r}: {error.reason}.") from None
+        raise ValueError(f"{name} must be text that can be encoded as UTF-8, not {value!r}: {error.reason}") from None
     return value
 
 

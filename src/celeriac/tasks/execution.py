@@ -188,8 +188,8 @@ class Executor:
         Returns the exception that says so.
         """
         controls = isinstance(error, CONTROL_FLOW) and not error.of_another
-        ending = error if controls else self._autoretry(message, request, error)
-        if isinstance(ending, Retry) and not ending.is_allowed:  # the task has made it by itself
+        ending = error if controls else self._autoretry(request, error)
+        if isinstance(ending, Retry) and not ending.is_allowed:  # `retry` has not made it
             policy = self._app.known_task(message.task).retry_policy(message)
             if not policy.allows(message.attempt):
                 why = ending.exc or exhausted(message.task, message.id, message.attempt)
@@ -216,22 +216,17 @@ class Executor:
                 outcome.failure = Failure.of(ending, message.task)
         return ending or error
 
-    def _autoretry(self, message: Message, request: Request | None, error: BaseException) -> Retry | None:
-        """Return the retry that `retry(throw=False)` or `autoretry_for` makes of an exception.
+    def _autoretry(self, request: Request | None, error: BaseException) -> Retry | None:
+        """Return the retry that `retry(throw=False)` or `autoretry_for` makes of an exception; None if there is none.
 
-        None if there is none, or no attempt is left.
+        Whether an attempt is left, and when it is due, is not decided here.
         """
         if request is None:
             return None
         if request.asked is not None:
             return request.asked
         task = request.task
-        if not _is_retried(error, task.autoretry_for, task.dont_autoretry_for):
-            return None
-        policy = task.retry_policy(message)
-        if not policy.allows(message.attempt):
-            return None
-        return Retry(exc=error, delay=policy.delay_after(message.attempt))
+        return Retry(exc=error) if _is_retried(error, task.autoretry_for, task.dont_autoretry_for) else None
 
     def _outcome(self, message: Message, state: str, started: float, runtime: float) -> Outcome:
         return Outcome(id=message.id, task=message.task, state=state, attempt=message.attempt, worker=self._worker,
