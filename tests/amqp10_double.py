@@ -61,6 +61,7 @@ class Double(MessagingHandler):
         self.receivers: list[Any] = []  # links to here
         self.held: dict[Any, tuple[Any, str, Entry]] = {}  # by delivery: the link, the queue, the message
         self.copied: dict[Any, int] = {}  # by link: the last number that was shown
+        self.faults: dict[str, int] = {}  # how often attaching to a queue is to fail
         self.transactions: dict[bytes, list[Callable[[bool], None]]] = {}
 
     def on_start(self, event: Any) -> None:
@@ -139,7 +140,10 @@ class Double(MessagingHandler):
     def is_refused(self, link: Any, node: Any) -> bool:
         """Refuse a queue that is missing, and is not to be made; and one to which nobody has the rights."""
         name = node.address
-        if name == "forbidden":
+        if self.faults.get(name, 0):
+            self.faults[name] -= 1
+            self.refuse(link, "amqp:internal-error", "told to fail")
+        elif name == "forbidden":
             self.refuse(link, "amqp:unauthorized-access", "not for you")
         elif name not in self.queues and "queue" not in _symbols(node.capabilities):
             self.refuse(link, "amqp:not-found", f"there is no queue {name!r}")
@@ -244,9 +248,12 @@ class Double(MessagingHandler):
                 self.serve(name)
         elif what == "reset":
             self.queues, self.topics, self.offset = {"$control": Queue(), "celeriac.turn": Queue()}, {}, 0.0
+            self.faults = {}
             self.add("celeriac.turn", Message(b"turn", inferred=True))  # or the first reader would wait for it
         elif what in ("detach", "end", "delete"):
             self.end_links(what, value)
+        elif what in ("fault", "faults"):
+            self.faults[value] = 1 if what == "fault" else 1000
         self.blocked = what == "block" or (self.blocked and what not in ("unblock", "reset"))
         if what in ("unblock", "reset"):
             for link in self.receivers:

@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import proton
@@ -312,6 +313,28 @@ async def test_missing_rights_are_reported_and_end_the_lease(amqp10_double: Doub
         await broker.apublish([message("forbidden")])
     with pytest.raises(AccessRefused):
         await receive(await lease_on(broker), queues=["forbidden"], wait=PROMPTLY)
+
+
+@pytest.mark.parametrize("queue", ["celeriac.turn", "celeriac.journal", "celeriac.workers.left", "default",
+                                   "default/dead"])  # fmt: skip
+async def test_a_fault_of_the_server_costs_another_connection(amqp10_double: Double, make: Make, queue: str) -> None:
+    broker = make(amqp10_double.url)
+    amqp10_double.control(f"fault {queue}")
+    await broker.apublish([message()])
+    lease = await lease_on(broker)
+    assert len(await receive(lease)) == 1
+    operations = broker.operations()
+    for look in (operations.workers, operations.queues, partial(operations.peek, "default", 10),
+                 partial(operations.dead, "default", 10), partial(operations.revoked, ["1"])):  # fmt: skip
+        amqp10_double.control(f"fault {queue}")
+        await look()
+
+
+async def test_a_fault_that_stays_is_reported(amqp10_double: Double, make: Make) -> None:
+    broker = make(amqp10_double.url)
+    amqp10_double.control("faults default")
+    with pytest.raises(BrokerUnavailable, match=r"told to fail \(amqp:internal-error\)"):
+        await broker.apublish([message()])
 
 
 async def test_a_message_of_another_program_becomes_a_dead_letter(amqp10_double: Double, make: Make) -> None:

@@ -243,8 +243,12 @@ class Amqp10Inspection(ConnectedInspection[Amqp10Topology, Connection]):
         session = connection.session()
         lent = _Amqp10Taken(connection, [])
         try:
-            with contextlib.suppress(Refused):  # there is no such queue, and the server makes none
+            try:
                 receiver = await connection.attached(session.receiver(node._replace(copy=copy)))
+            except Refused as error:
+                if not error.missing:  # there is no such queue, and the server makes none
+                    raise
+            else:
                 lent = _Amqp10Taken(connection, await taken(connection, dialect, receiver, limit))
             yield lent
             put_back(list(lent.held.values()))

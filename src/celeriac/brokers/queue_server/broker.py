@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 
+from celeriac.brokers.queue_server.again import again_when_lost
 from celeriac.brokers.queue_server.envelope import Envelope
 from celeriac.brokers.queue_server.journal import Revoked, writing
 from celeriac.brokers.queue_server.lease import QueueServerLease
@@ -49,6 +50,7 @@ class QueueServerBroker(Broker):
         for start in range(0, len(messages), MANY):
             await self.sender.send([Envelope(message, again=again) for message in messages[start : start + MANY]])
 
+    @again_when_lost
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
         lease = QueueServerLease(self.sender, worker, seconds, max_deliveries)
         await lease.begin()

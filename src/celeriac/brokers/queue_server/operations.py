@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from celeriac.brokers.queue_server.again import again_when_lost
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel, read_dead, unpack
 from celeriac.brokers.queue_server.journal import LOOKED_SECONDS, Journal, Looked, Paused, writing
 from celeriac.brokers.queue_server.presence import ANSWER_SECONDS, Presence, call_roll
@@ -40,6 +41,7 @@ class QueueServerOperations(Operations):
 
     # --- Queues ---------------------------------------------------------------------------------------
 
+    @again_when_lost
     async def queues(self) -> list[QueueCounts]:
         async with self._inspecting() as (inspection, journal):
             topology = self._transport.topology
@@ -62,6 +64,7 @@ class QueueServerOperations(Operations):
         ]  # fmt: skip
         return [one for one in found if one.paused or one.ready or one.scheduled or one.active or one.dead]
 
+    @again_when_lost
     async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
         async with self._inspecting() as (inspection, journal):
             found: list[Message] = []
@@ -133,6 +136,7 @@ class QueueServerOperations(Operations):
         raise NotSupported(f"{self._transport.product} cannot find a message by its id. SQLite and Redis can: see "
                            "docs/brokers.md.")  # fmt: skip
 
+    @again_when_lost
     async def revoked(self, ids: Sequence[str]) -> set[str]:
         now = self._clock.now()
         async with self._inspecting() as (_, journal):
@@ -159,6 +163,7 @@ class QueueServerOperations(Operations):
 
     # --- Dead letters ---------------------------------------------------------------------------------
 
+    @again_when_lost
     async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
         async with self._inspecting() as (inspection, journal):
             found: list[Dead] = []
@@ -203,6 +208,7 @@ class QueueServerOperations(Operations):
 
     # --- Workers --------------------------------------------------------------------------------------
 
+    @again_when_lost
     async def workers(self) -> list[WorkerInfo]:
         async with self._connected() as inspection:
             presences = await self._call_roll(inspection)

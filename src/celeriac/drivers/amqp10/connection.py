@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from celeriac.drivers.amqp10.address import Address
 from celeriac.drivers.amqp10.engine import Engine
-from celeriac.drivers.amqp10.error_translation import Refusal, Refused, opening_failed, refused
+from celeriac.drivers.amqp10.error_translation import FAULT, Refusal, Refused, opening_failed, refused
 from celeriac.drivers.amqp10.links import ACCEPTED, REJECTED, Link, Node, Receiver, Sender, Session
 from celeriac.drivers.amqp10.messages import Received
 from celeriac.drivers.hosts import Host, Hosts
@@ -140,6 +140,9 @@ class Connection(LoopConnection):
         if link.error is None:
             return link
         if self.lost is not None or not isinstance(link.error, Refusal):
+            raise link.error
+        if link.error.condition == FAULT:
+            self.abandon(str(link.error))
             raise link.error
         raise refused(f"the address {link.node.address!r}", link.error)
 

@@ -6,8 +6,9 @@ from celeriac.drivers.amqp10.address import Address
 from celeriac.drivers.server_errors import ConnectionLost, RequestRefused
 from celeriac.errors import AccessRefused, BrokerMisconfigured
 
-__all__ = ["Closed", "Refusal", "Refused", "RightsMissing", "misconfigured", "opening_failed", "refused"]
+__all__ = ["FAULT", "Closed", "Refusal", "Refused", "RightsMissing", "misconfigured", "opening_failed", "refused"]
 
+FAULT = "amqp:internal-error"  # of the server itself: the next connection may not meet it
 UNAUTHORIZED = "amqp:unauthorized-access"
 DELETED = "amqp:resource-deleted"
 MISSING = ("amqp:not-found", DELETED, "amqp:link:detach-forced")
