@@ -484,7 +484,7 @@ class Unlike(Exception):
 
 
 def test_an_exception_group_comes_back_as_itself(app: Celeriac) -> None:
-    inner = Several("inner", [KeyError("gone"), Reject("no")])
+    inner = Several("inner", [KeyError("gone"), OSError("no")])
     inner.code = 7  # type: ignore[attr-defined]
 
     @app.task
@@ -500,7 +500,7 @@ def test_an_exception_group_comes_back_as_itself(app: Celeriac) -> None:
             found += map(repr, group.exceptions[0].exceptions)  # type: ignore[attr-defined]
         except* (ValueError, Unlike) as group:
             found += map(str, group.exceptions)
-        except* Reject as group:
+        except* OSError as group:
             found += map(str, group.exceptions[0].exceptions)  # type: ignore[attr-defined]
         assert found == ["KeyError('gone')", "bad", "1 is not 2", "no"]
     error = fail.apply().result
@@ -704,6 +704,39 @@ def test_a_group_of_exceptions_is_retried_for_if_all_in_it_are(
 
     outcome = asyncio.run(Executor(app).arun(gather.s().message()))
     assert (outcome.state == states.RETRY) is is_retried
+
+
+@pytest.mark.parametrize(
+    ("ask", "state"),
+    [
+        (lambda task: task.retry(countdown=7, exc=OSError("away")), states.RETRY),
+        (lambda task: task.replace(task.s()), states.REPLACED),
+        (lambda _: Ignore(), states.IGNORED),
+        (lambda _: Reject("no"), states.FAILURE),
+        (lambda _: TaskRevoked("by hand"), states.REVOKED),
+    ],
+    ids=["retry", "replace", "ignore", "reject", "revoked"],
+)
+def test_a_task_may_ask_for_an_ending_within_a_task_group(app: Celeriac, ask: Any, state: str) -> None:
+    async def fail() -> None:
+        raise ValueError("besides")
+
+    @app.task(bind=True)
+    async def gather(self: Task[..., Any]) -> None:
+        async def asks() -> None:
+            raise ask(self)
+
+        async with asyncio.TaskGroup() as outer:
+            outer.create_task(fail())
+            async with asyncio.TaskGroup() as inner:
+                inner.create_task(asks())
+
+    outcome = asyncio.run(Executor(app).arun(gather.s().message()))
+    assert (outcome.state, outcome.rejected) == (state, state == states.FAILURE)
+    if state == states.RETRY:
+        assert outcome.retry_delay == 7
+        assert outcome.failure is not None
+        assert outcome.failure.type == "OSError"
 
 
 def test_the_delay_before_a_retry_is_the_calls_or_the_tasks(app: Celeriac, clock: FakeClock) -> None:

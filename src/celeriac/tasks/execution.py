@@ -33,6 +33,7 @@ __all__ = ["Executor", "compress_value", "error_callback_count", "without_argume
 
 log = logging.getLogger("celeriac.tasks.execution")
 
+ControlFlow = Retry | Replaced | TaskRevoked | Ignore | Reject
 CONTROL_FLOW = (Retry, Replaced, TaskRevoked, Ignore, Reject)
 """Exceptions that choose how the attempt ends. They are not failures."""
 
@@ -187,8 +188,7 @@ class Executor:
 
         Returns the exception that says so.
         """
-        controls = isinstance(error, CONTROL_FLOW) and not error.of_another
-        ending = error if controls else self._autoretry(request, error)
+        ending = _asked_for(error) or self._autoretry(request, error)
         if isinstance(ending, Retry) and not ending.is_allowed:  # `retry` has not made it
             policy = self._app.known_task(message.task).retry_policy(message)
             if not policy.allows(message.attempt):
@@ -263,6 +263,18 @@ def compress_value(outcome: Outcome, name: str) -> None:
         smaller = compressor(name)(outcome.value)
         if len(smaller) < len(outcome.value):
             outcome.value, outcome.compression = smaller, name
+
+
+def _asked_for(error: BaseException) -> ControlFlow | None:
+    """Return the ending that a task has asked for by an exception, if it is one or a group has one in it."""
+    left = [error]
+    while left:
+        one = left.pop()
+        if isinstance(one, BaseExceptionGroup):  # as `asyncio.TaskGroup` raises it
+            left += reversed(one.exceptions)
+        elif isinstance(one, CONTROL_FLOW) and not one.of_another:
+            return one
+    return None
 
 
 def _is_retried(error: BaseException, wanted: Types, unwanted: Types) -> bool:
