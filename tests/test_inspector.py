@@ -7,6 +7,7 @@ import queue
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,15 @@ async def test_a_paused_queue_gives_nothing_until_it_is_resumed(app: Celeriac) -
     assert await lease.receive(["default"], SLOTS, 0.0) == []
     await inspector.resume(["default"])
     assert len(await lease.receive(["default"], SLOTS, 0.0)) == 1
+
+
+async def test_a_part_of_a_list_that_cannot_be_is_refused(app: Celeriac) -> None:
+    inspector = Inspector(app)
+    for look in (partial(inspector.peek, "default"), inspector.scheduled, inspector.dead, inspector.recent):
+        with pytest.raises(ValueError, match="limit must be a whole number of 0 or more, not -3"):
+            await look(limit=-3)
+        with pytest.raises(ValueError, match=r"offset must be a whole number of 0 or more, not 1\.5"):
+            await look(offset=1.5)  # type: ignore[arg-type]
 
 
 async def test_an_unknown_queue_is_refused(app: Celeriac) -> None:

@@ -952,18 +952,40 @@ def test_the_states_that_are_celeriacs_own_cannot_be_set_by_a_task(app: Celeriac
         (lambda task: task.update_state(123), TypeError, "state must be a non-empty string, not 123"),
         (lambda task: task.update_state("\ud800"), ValueError, "state must be text that can be encoded as UTF-8"),
         (lambda task: task.update_state("SPINNING", {"x": object()}), EncodeError, r"builtins\.object at \['x'\]"),
+        (lambda task: task.update_state("SPINNING", "x" * 1000), EncodeError,
+         r"sets a state with 1,002 bytes, more than `result_max_bytes` allows \(1,000\)"),
     ],
-    ids=["none", "number", "surrogate", "meta"],
+    ids=["none", "number", "surrogate", "meta", "too large"],
 )
 def test_a_state_or_a_meta_that_cannot_be_recorded_fails_the_task(
     app: Celeriac, told: Callable[[Any], None], error: type[Exception], match: str
 ) -> None:
+    app.conf.result_max_bytes = 1000
+
     @app.task(bind=True)
     def tell(self: Task[..., Any]) -> None:
         told(self)
 
     with pytest.raises(error, match=match):
         tell.apply().get()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"exc": "away"}, TypeError, "exc must be an exception, not 'away'"),
+        ({"max_retries": -1}, ValueError, "max_retries must be a whole number of 0 or more, not -1"),
+        ({"max_retries": True}, ValueError, "max_retries must be a whole number of 0 or more, not True"),
+        ({"countdown": "soon"}, TypeError, r"countdown must be seconds \(a number\) or a timedelta"),
+    ],
+)
+def test_a_retry_that_cannot_be_fails_the_task(app: Celeriac, options: Any, error: type[Exception], match: str) -> None:
+    @app.task(bind=True)
+    def again(self: Task[..., Any]) -> None:
+        self.retry(**options)
+
+    with pytest.raises(error, match=match):
+        again.apply().get()
 
 
 def test_signals_tell_of_a_task(app: Celeriac) -> None:

@@ -331,14 +331,14 @@ def test_the_end_is_asked_for_where_the_endpoint_says_and_progress_is_told(endpo
     charge = task_of(endpoint, "/a/charge", secret=SECRET)
     told: list[Any] = []
     message = charge.message_template().message((), {})
-    outcome = Executor(charge.app, report=lambda message, state, meta: told.append((state, meta))).run_any(message)
+    outcome = Executor(charge.app, report=lambda message, state, value: told.append((state, value))).run_any(message)
     assert outcome.value == b'"done"'
     assert [(request.method, request.path) for request in endpoint.received] == [
         ("POST", "/a/charge"),
         *[("GET", "/runs/7?x=1")] * 2,
         *[("GET", "/a/runs/8")] * 2,
     ]
-    assert told == [("PROGRESS", {"done": 1}), ("PROGRESS", {"done": 2})]
+    assert told == [("PROGRESS", b'{"done":1}'), ("PROGRESS", b'{"done":2}')]
     for request in endpoint.received:
         assert webhooks.verify(request.headers, request.body, SECRET) == message.id
 

@@ -19,7 +19,7 @@ from celeriac.errors import NotSupported, UnknownQueue
 from celeriac.inspector.views import ActiveTask, Answers, ReservedTask, TaskView, WorkerLoad, WorkerStats
 from celeriac.model.clock import Duration, seconds
 from celeriac.model.message import Message, new_id
-from celeriac.model.options import several
+from celeriac.model.options import count, several
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import MISSED
 from celeriac.ports.operations import Dead, QueueCounts, WorkerInfo, labelled
@@ -156,17 +156,20 @@ class Looking:
 
     async def peek(self, queue: str, limit: int = 20, offset: int = 0) -> list[Message]:
         """Return the messages that workers would receive next. Raises `UnknownQueue`."""
+        _check_range(limit, offset)
         await self.check_queues([queue])
         return await self._app.broker.operations().peek(queue, limit, offset)
 
     async def scheduled(self, queue: str | None = None, limit: int = 20, offset: int = 0) -> list[Message]:
         """Return the messages that are not yet due, soonest first. Raises `UnknownQueue`."""
+        _check_range(limit, offset)
         if queue is not None:
             await self.check_queues([queue])
         return await self._app.broker.operations().scheduled(queue, limit, offset)
 
     async def dead(self, queue: str | None = None, limit: int = 20, offset: int = 0) -> list[Dead]:
         """Return dead letters, newest first. Raises `UnknownQueue`."""
+        _check_range(limit, offset)
         if queue is not None:
             await self.check_queues([queue])
         return await self._app.broker.operations().dead(queue, limit, offset)
@@ -194,6 +197,7 @@ class Looking:
 
     async def recent(self, limit: int = 20, offset: int = 0, state: str | None = None) -> list[Outcome]:
         """Return the most recently stored outcomes, newest first. Raises `NotSupported` with `rpc://`."""
+        _check_range(limit, offset)
         self._check_readable()
         return await self._app.backend.recent(limit, offset, state)
 
@@ -202,3 +206,9 @@ class Looking:
         if self._app.sends_outcomes:
             raise NotSupported("With rpc:// results go only to the caller. Set result_backend='redis://…' "
                                "to read them from other processes.")  # fmt: skip
+
+
+def _check_range(limit: int, offset: int) -> None:
+    """Raise `ValueError` for a part of a list that cannot be: servers treat a negative one each in its own way."""
+    count(limit, "limit")
+    count(offset, "offset")

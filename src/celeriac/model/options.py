@@ -248,6 +248,13 @@ def boolean(value: Any, name: str) -> bool:
     return value
 
 
+def count(value: Any, name: str) -> int:
+    """Return a whole number of 0 or more, which fits into 63 bits."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValueError(f"{name} must be a whole number of 0 or more, not {value!r}")
+    return value
+
+
 def text(value: Any, name: str) -> str:
     """Return a name or an id.
 
@@ -290,9 +297,8 @@ def _check_values(checked: dict[str, Any]) -> None:
     for name in ("queue", "serializer", "task_id"):
         if name in checked:
             text(checked[name], name)
-    retries = checked.get("max_retries")
-    if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries < 2**63):
-        raise ValueError(f"max_retries must be a whole number of 0 or more, not {retries!r}")
+    if checked.get("max_retries") is not None:
+        count(checked["max_retries"], "max_retries")
     for name in ("acks_late", "ignore_result", "result_extended", "track_started", "retry_jitter", "typing", "mail"):
         if name in checked:
             boolean(checked[name], name)

@@ -18,7 +18,7 @@ from celeriac.tasks.protocols import AnyTask
 
 __all__ = ["DirectRequest", "Report", "Request", "current", "current_request"]
 
-Report = Callable[[Message, str, Any], None]
+Report = Callable[[Message, str, bytes | None], None]  # of a state, with its encoded data
 """Receives the states before the end (STARTED, PROGRESS, custom ones) with their `meta`."""
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Unpack, cast, overload
 import msgspec
 
 from celeriac import states
-from celeriac.errors import CeleriacError, MaxRetriesExceeded, Replaced, Retry
+from celeriac.errors import CeleriacError, EncodeError, MaxRetriesExceeded, Replaced, Retry
 from celeriac.model.arguments import Arguments, args_of, kwargs_of
 from celeriac.model.clock import Duration, instant, seconds
 from celeriac.model.message import Message
-from celeriac.model.options import RetryOptions, text
+from celeriac.model.options import RetryOptions, count, text
 from celeriac.model.retry import RetryPolicy, exhausted
 from celeriac.model.serialization import decode, dumps
 from celeriac.tasks.execution import error_callback_count
@@ -82,12 +82,15 @@ class RunningTask:
         In a function that was called directly it raises `exc`, or the exception being handled.
         """
         request = self.request
-        exc = exc or sys.exc_info()[1]
+        if exc is None:
+            exc = sys.exc_info()[1]
+        elif not isinstance(exc, BaseException):
+            raise TypeError(f"exc must be an exception, not {exc!r}")
         if request.called_directly:
             raise exc if exc is not None else Retry(f"{self.name} asked for a retry, but was called directly")
         policy = self.retry_policy(request.message)
         if max_retries is not None:
-            policy = msgspec.structs.replace(policy, max_retries=max_retries)
+            policy = msgspec.structs.replace(policy, max_retries=count(max_retries, "max_retries"))
         if not policy.allows(request.attempt):
             if exc is not None:
                 raise exc
@@ -148,17 +151,21 @@ class RunningTask:
     def update_state(self, state: str, meta: Any = None, *, task_id: str | None = None) -> None:
         """Set a custom state. `meta`, which must be serialisable, becomes `result.info`.
 
-        In a function that was called directly, it only checks them. `task_id` may be that of this task alone.
+        Raises `EncodeError` if it is not, or is larger than `result_max_bytes`. In a function that was called
+        directly, it only checks them. `task_id` may be that of this task alone.
         """
         request = self.request
         if text(state, "state") in RESERVED_STATES:
             raise ValueError(f"Only Celeriac sets the state {state!r}. Return or raise instead, or use another name.")
         if request.id is not None and (state == request.id or task_id not in (None, request.id)):
             raise ValueError(f"A task sets its own state alone: self.update_state({state!r}, meta), without an id.")
+        value = None if meta is None else dumps(meta)
+        most = self.app.conf.result_max_bytes
+        if value is not None and len(value) > most:
+            raise EncodeError(f"{self.name} sets a state with {len(value):,} bytes, more than `result_max_bytes` "
+                              f"allows ({most:,}). Store the data, and set its path or key.")  # fmt: skip
         if request.report is not None:
-            request.report(request.message, state, meta)
-        else:
-            dumps(meta)  # raises what it would raise in a worker
+            request.report(request.message, state, value)
 
     def retry_policy(self, message: Message) -> RetryPolicy:
         """Return how often and when an attempt of a message is retried."""

@@ -15,14 +15,13 @@ import threading
 import time
 from collections import deque
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from celeriac import signals, states
 from celeriac.app.app import Celeriac
 from celeriac.errors import SoftTimeLimitExceeded
 from celeriac.model.message import PLAIN, Message
 from celeriac.model.outcome import Outcome
-from celeriac.model.serialization import dumps
 from celeriac.tasks.execution import Executor
 from celeriac.tasks.request import Request, current
 from celeriac.worker.pools.frames import (
@@ -110,9 +109,9 @@ class PlainChild:
             for content in self._decoder.feed(data):
                 self._runs.extend(parse_to_child(content).runs)
 
-    def _report(self, message: Message, state: str, meta: Any) -> None:
+    def _report(self, message: Message, state: str, value: bytes | None) -> None:
         if os.getpid() == self._pid:  # a process that a task has forked must not send: its frames would mix with ours
-            self._send(StateReport(self._running, state_outcome(message, state, meta)))
+            self._send(StateReport(self._running, state_outcome(message, state, value)))
 
     def _send(self, content: Ready | Ran | StateReport) -> None:
         """Send a whole frame. A soft time limit that passes meanwhile is raised after it."""
@@ -151,8 +150,8 @@ def exit_fork(outcome: Outcome) -> NoReturn:
     os._exit(0 if outcome.state == states.SUCCESS else 1)
 
 
-def state_outcome(message: Message, state: str, meta: Any) -> Outcome:
+def state_outcome(message: Message, state: str, value: bytes | None) -> Outcome:
     """Return a state that a running task reports, as an outcome that is not final."""
     return Outcome(id=message.id, task=message.task, state=state, attempt=message.attempt,
-                   value=None if meta is None else dumps(meta), started_at=time.time(), group_id=message.group_id,
+                   value=value, started_at=time.time(), group_id=message.group_id,
                    parent_id=message.parent_id, root_id=message.root_id, reply_to=message.reply_to)  # fmt: skip

@@ -275,11 +275,11 @@ class CoroutineChild(asyncio.Protocol):
         sys.stderr.flush()
         os._exit(1)
 
-    def _report(self, message: Message, state: str, meta: Any) -> None:
+    def _report(self, message: Message, state: str, value: bytes | None) -> None:
         index = self._indices.get(id(message))
         if index is None:
             return  # the task has ended, and left a thread behind
-        data = frame(StateReport(index, state_outcome(message, state, meta)))
+        data = frame(StateReport(index, state_outcome(message, state, value)))
         if threading.current_thread() is threading.main_thread():
             self._send(data)
         else:

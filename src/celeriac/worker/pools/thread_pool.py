@@ -197,8 +197,8 @@ class ThreadPool(Pool):
             self._reports.ended([Ending(delivery=delivery, outcome=outcome)])
             self._reports.freed()
 
-    def _report(self, message: Message, state: str, meta: Any) -> None:
-        self._loop.call_soon_threadsafe(self._reports.reported, state_outcome(message, state, meta))
+    def _report(self, message: Message, state: str, value: bytes | None) -> None:
+        self._loop.call_soon_threadsafe(self._reports.reported, state_outcome(message, state, value))
 
     # --- Time limits ----------------------------------------------------------------------------------
 
