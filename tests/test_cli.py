@@ -657,6 +657,8 @@ def test_a_running_task_is_seen_and_terminated(live: Path) -> None:
     running = wait_for(lambda: read("inspect", "active")["workers"]["w1"], "the task's start")
     assert (running[0]["id"], running[0]["task"]) == (id, "shop.sleep")
     assert id in shop("inspect", "active").stdout
+    refused = shop("control", "terminate", "SIGKILL", id)
+    assert (refused.exit_code, "Leave SIGKILL out" in refused.stderr) == (2, True)
     assert shop("control", "terminate", id).exit_code == 0
     result = shop("result", id, "--wait", "--timeout", "100")
     assert (result.exit_code, "was revoked" in result.stderr) == (1, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from signal import Signals
 from typing import Any
 
 import click
@@ -63,6 +64,8 @@ def terminate(session: Session, *, ids: tuple[str, ...], destination: tuple[str,
     Examples:
       celeriac -A shop control terminate 0197a1b2-…
     """
+    if ids[0] in Signals.__members__:  # Celery's first argument
+        raise click.UsageError(f"Leave {ids[0]} out: only ids are given. The attempts end, and nothing else does.")
     _report(session, session.run(session.inspector(destination, timeout).terminate(ids)), as_json)
 
 
