@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import uuid
@@ -15,6 +16,7 @@ import pytest
 from celeriac import Celeriac
 from celeriac.errors import ImproperlyConfigured
 from celeriac.web import Limits, User, api
+from tests.patience import PATIENCE
 from tests.web.conftest import Running
 from tests.web.served import SECRET
 from tests.web.test_tasks import API, problem, send
@@ -64,6 +66,38 @@ async def test_only_so_many_streams_are_open(app: Celeriac) -> None:
     site = api(app, authenticate=lambda request: User("a", frozenset({"admin"})), limits=Limits(streams=0))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(site), base_url="http://localhost") as client:
         problem(await client.get(f"{API}/events", params={"ids": "x"}), 429, "too-many")
+
+
+async def test_streams_that_begin_at_the_same_moment_are_all_counted(app: Celeriac) -> None:
+    site = api(app, authenticate=lambda request: User("a", frozenset({"admin"})), limits=Limits(streams=2))
+    statuses: list[int] = []
+    all_told = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await all_told.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+            if len(statuses) == 5:
+                all_told.set()
+
+    async def follow() -> None:
+        scope = {"type": "http", "http_version": "1.1", "method": "GET", "scheme": "http", "path": f"{API}/events",
+                 "raw_path": f"{API}/events".encode(), "query_string": b"ids=nobody", "root_path": "",
+                 "headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 1),
+                 "server": ("localhost", 80)}  # fmt: skip
+        await site(scope, receive, send)
+
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(follow() for _ in range(5)))
+    assert sorted(statuses) == [200, 200, 429, 429, 429]
+    statuses.clear()
+    all_told.clear()
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(follow() for _ in range(5)))
+    assert sorted(statuses) == [200, 200, 429, 429, 429]
 
 
 def test_a_stream_that_its_reader_leaves_is_closed(client: httpx.Client, running: Running) -> None:

@@ -325,5 +325,4 @@ class Dashboard:
         for topic in topics:
             if not self.pulse.known(topic):
                 raise Problem("bad-query", f"There is no topic {topic!r}.", parameter="topic")
-        self.site.streams.check()
-        return streamed(self.pulse.events(topics))
+        return streamed(self.site.streams, request, self.pulse.events(topics))

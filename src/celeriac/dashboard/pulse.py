@@ -168,14 +168,13 @@ class Pulse:
     async def events(self, topics: Iterable[str]) -> AsyncIterator[bytes]:
         """Yield the bytes of events for one page, until its client goes or the server stops."""
         page = _Page(topics)
-        with self._site.streams:
-            self._join(page)
-            try:
-                yield RETRY + notice_bytes("beat", {})
-                async for event in self._told(page):
-                    yield event
-            finally:
-                self._leave(page)
+        self._join(page)
+        try:
+            yield RETRY + notice_bytes("beat", {})
+            async for event in self._told(page):
+                yield event
+        finally:
+            self._leave(page)
 
     async def _told(self, page: _Page) -> AsyncIterator[bytes]:
         while not self._site.stopping.is_set():

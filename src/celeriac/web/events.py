@@ -45,9 +45,8 @@ async def _events(site: Site, call: Call) -> Response:
         return await watched(site, call, {name: getattr(query, name) for name in given})
     ids = split_ids(site, query.ids)
     await site.read(site.inspector.find(ids[:1]))  # raises before the answer begins, if results cannot be read
-    site.streams.check()
     stream = _Stream(site, ids, call.may("results:traceback"))
-    return streamed(stream.events())
+    return streamed(site.streams, call.request, stream.events())
 
 
 class _Stream:
@@ -61,11 +60,6 @@ class _Stream:
 
     async def events(self) -> AsyncIterator[bytes]:
         """Yield the bytes of events and comments."""
-        with self._site.streams:
-            async for event in self._follow():
-                yield event
-
-    async def _follow(self) -> AsyncIterator[bytes]:
         yield RETRY
         backend, pause, silent = self._site.app.backend, PAUSES[0], 0.0
         watches = len(self._pending) <= FEW

@@ -53,20 +53,19 @@ class Buckets:
 
 
 class Streams:
-    """Counts the open streams of events. A `with` block is one."""
+    """Counts the open streams of events."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.open = 0
 
-    def check(self) -> None:
-        """Raise a `Problem` if no more may be opened."""
+    def begin(self) -> None:
+        """Count one more. Raises a `Problem` if no more may be opened."""
         if self.open >= self.most:
             raise Problem("too-many", f"{self.most} streams are open, which is the most. Close one, or wait with "
                           "GET /api/v1/tasks?ids=…&wait=30.", headers={"Retry-After": "5"})  # fmt: skip
-
-    def __enter__(self) -> None:
         self.open += 1
 
-    def __exit__(self, *raised: object) -> None:
+    def end(self) -> None:
+        """Count one less."""
         self.open -= 1

@@ -61,8 +61,7 @@ async def watched(site: Site, call: Call, given: Mapping[str, str]) -> Response:
                     roots=values.get("root", ()))  # fmt: skip
     last = _last(call.request.headers.get(LAST, ""))
     await site.read(site.inspector.workers())  # raises before the answer begins, if the broker is away
-    site.streams.check()
-    return streamed(_Stream(site, chosen, last).events())
+    return streamed(site.streams, call.request, _Stream(site, chosen, last).events())
 
 
 def _last(text: str) -> Position | None:
@@ -123,18 +122,17 @@ class _Stream:
 
     async def events(self) -> AsyncIterator[bytes]:
         """Yield the bytes of events and comments."""
-        with self._site.streams:
-            yield RETRY
-            try:
-                feed = await self._site.feeds.join(self._filter, self)
-                yield notice_bytes("watching", {"workers": feed.workers})
-                if self._last is not None:
-                    async for event in self._missed(self._last):
-                        yield event
-                async for event in self._live():
+        yield RETRY
+        try:
+            feed = await self._site.feeds.join(self._filter, self)
+            yield notice_bytes("watching", {"workers": feed.workers})
+            if self._last is not None:
+                async for event in self._missed(self._last):
                     yield event
-            finally:
-                self._site.feeds.leave(self._filter, self)
+            async for event in self._live():
+                yield event
+        finally:
+            self._site.feeds.leave(self._filter, self)
 
     async def _live(self) -> AsyncIterator[bytes]:
         told_at = spoken_at = time.monotonic()
