@@ -18,8 +18,10 @@ from celeriac.dashboard.pages import Context, Done, Pages
 from celeriac.dashboard.view import View, segment
 from celeriac.documents import call_of, to_json
 from celeriac.errors import CeleriacError, ImproperlyConfigured, nearest
+from celeriac.model.message import Message
 from celeriac.schedules.schedule import Schedule
 from celeriac.schedules.written import duration_written, schedule_written
+from celeriac.tasks.message_template import COPIED_OPTIONS
 
 __all__ = ["PAGES"]
 
@@ -29,8 +31,8 @@ FIELDS: Final = ("name", "task", "args", "kwargs", "queue", "schedule", "tz", "m
 LONGEST: Final = 2_000  # characters of a field
 NEXT: Final = 5
 HOUR: Final = 3600  # stands for a schedule that stays as it is
-WRITTEN: Final = re.compile(r"(?:cron|at)\('([^'\\]*)'|every\((\d+(?:\.\d+)?)\)")
-"""What can be written into one line, of schedules as they are shown."""
+WRITTEN: Final = re.compile(r"(?:cron|at)\('([^'\\]*)'(?:, tz='([^'\\]*)')?\)|every\((\d+(?:\.\d+)?)\)")
+"""The schedules, as they are shown, that the form can show whole: without limits, say. Others stay as they are."""
 
 
 class _Meant(NamedTuple):
@@ -94,11 +96,10 @@ def _given_by(view: View, info: ScheduleInfo) -> dict[str, str]:
         name: f"{value:g}s" if isinstance(value, float) else str(value) for name, value in info.policies.items()
     }
     given = {name: policies.get(name, "") for name in FIELDS}
-    found = WRITTEN.match(info.schedule)
-    given["schedule"] = "" if found is None else found[1] or f"{found[2]}s"
-    tz = info.timezone if info.schedule.startswith("cron(") else ""
+    found = WRITTEN.fullmatch(info.schedule)
+    given["schedule"] = "" if found is None else found[1] or f"{found[3]}s"
     return {
-        **given, "task": info.task, "tz": tz,
+        **given, "task": info.task, "tz": (found and found[2]) or "",
         "args": to_json(call[0]).decode() if call and call[0] else "",
         "kwargs": to_json(call[1]).decode() if call and call[1] else "",
         "queue": info.messages[0].queue if info.messages else "",
@@ -124,6 +125,8 @@ def _checked(view: View, given: dict[str, str], info: ScheduleInfo | None) -> _C
         faults["name"] = "A schedule needs a name."
     zone = {"tz": given["tz"]} if given["tz"] else {}
     when = read("schedule", lambda text: schedule_written(text, **zone))
+    if given["tz"] and not given["schedule"]:
+        faults["tz"] = "A time zone is that of a cron expression: write that, too."
     if given["tz"] and "schedule" in faults and read("schedule", schedule_written) is not None:
         faults["tz"] = faults.pop("schedule")  # without the zone it is right
     args, kwargs = read("args", _json_of(list)), read("kwargs", _json_of(dict))
@@ -140,7 +143,9 @@ def _checked(view: View, given: dict[str, str], info: ScheduleInfo | None) -> _C
     what = None
     try:
         if not keeps_call:
-            options: dict[str, Any] = {"queue": given["queue"]} if given["queue"] else {}
+            options = {} if info is None else _options_of(view, info.messages[0])
+            if given["queue"]:
+                options["queue"] = given["queue"]
             what = view.app.signature(given["task"], args or (), kwargs or {}, **options)
         definition = view.app.schedules.definition(when or HOUR, what or _some_call(view), **policies)
         view.app.schedules.entry(given["name"], definition)
@@ -150,8 +155,22 @@ def _checked(view: View, given: dict[str, str], info: ScheduleInfo | None) -> _C
 
 
 def _keeps_call(view: View, info: ScheduleInfo) -> bool:
-    """Return whether what an entry sends cannot be shown in the form, and stays as it is."""
-    return info.workflow or _call_of(view, info) is None
+    """Return whether what an entry sends cannot be shown whole in the form, and stays as it is."""
+    call = _call_of(view, info)
+    if info.workflow or call is None or info.messages[0].link or info.messages[0].link_error:
+        return True
+    return bool(msgspec.json.decode(to_json(call)) != list(call))  # as JSON, it is not the same
+
+
+def _options_of(view: View, message: Message) -> dict[str, Any]:
+    """Return the options that the call of an entry has, which the form does not show."""
+    usual = view.app.signature(message.task).message()
+    found = {name: getattr(message, name) for name in COPIED_OPTIONS if getattr(message, name) != getattr(usual, name)}
+    if message.due_at:
+        found["countdown"] = message.due_at  # seconds, in an entry
+    if message.expires_at is not None:
+        found["expires"] = message.expires_at
+    return found
 
 
 def _some_call(view: View) -> Any:
@@ -228,8 +247,15 @@ async def _change(view: View) -> Done:
     checked = _checked(view, given, info)
     if checked.meant is None:
         return _refused(checked, _again(view, given, name))
+    shown = _given_by(view, info)
+
+    def is_same(*fields: str) -> bool:
+        return all(given[field].strip() == shown[field] for field in fields)
+
     meant = checked.meant
-    await view.site.read(view.app.schedules.achange(name, meant.when, meant.what, **meant.policies))
+    when = None if is_same("schedule", "tz") else meant.when
+    what = None if is_same("task", "args", "kwargs", "queue") else meant.what
+    await view.site.read(view.app.schedules.achange(name, when, what, **meant.policies))
     return Done("Changed.", view.url(f"/schedules/{segment(name)}"))
 
 
