@@ -29,7 +29,7 @@ from celeriac.web.scopes import SCOPES
 from celeriac.web.tokens import TokenFile, Tokens, new_token, read_tokens
 from tests.patience import PATIENCE, wait_for
 from tests.web.conftest import Running, worker_of
-from tests.web.served import SECRET, serving
+from tests.web.served import SECRET, Served, serving
 from tests.web.test_tasks import API, problem
 
 SIMPLE = {"task": "shop.add", "args": [1]}
@@ -174,6 +174,34 @@ def test_an_expired_token_is_refused(tmp_path: Path) -> None:
     assert tokens.user(text, now.timestamp() + 3600) is None
     assert tokens.user(text[:-1] + ("0" if text[-1] != "0" else "1"), now.timestamp()) is None
     assert tokens.user(text.replace("clr_ci", "clr_di"), now.timestamp()) is None
+
+
+@pytest.mark.parametrize("way", ["the last one is removed", "the file is lost", "the file was empty"])
+async def test_who_loses_the_last_token_opens_nothing(
+    make_app: Callable[..., Celeriac], tmp_path: Path, way: str
+) -> None:
+    file = TokenFile(tmp_path / "tokens")
+    _, kept = new_token("ann", ["admin"], None)
+    file.add(kept)
+    if way == "the file was empty":
+        file.remove("ann")
+    site = api(make_app(broker_url=f"sqlite:///{tmp_path}/shop.db", web_token_file=str(file.path)))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(site), base_url="http://localhost") as client:
+        problem(await client.get(f"{API}/queues"), 401, "unauthenticated")
+        if way == "the last one is removed":
+            file.remove("ann")
+        else:
+            file.path.unlink(missing_ok=way == "the file was empty")
+        problem(await client.get(f"{API}/queues"), 401, "unauthenticated")
+
+
+def test_the_last_token_that_is_removed_says_what_that_means(tmp_path: Path) -> None:
+    served = Served(tmp_path)
+    served.run("web", "token", "add", "ann", "--scope", "admin")
+    assert "nobody is served: add one" in served.run("web", "token", "remove", "ann")
+    assert "nobody is served: add one" in served.run("web", "token", "list")
+    (tmp_path / "tokens").unlink()
+    assert "only this machine is served" in served.run("web", "token", "list")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ __all__ = ["command"]
 
 UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
 LONGEST: Final = 36_500  # days
+NOBODY: Final = ("No token is left, so that nobody is served: add one. To serve this machine without tokens, delete {} "
+                 "and start `celeriac web` again.")  # fmt: skip
 
 
 def _web(module: str, package: str = "celeriac.web") -> Any:
@@ -154,7 +156,8 @@ def list_tokens(session: Session, *, as_json: bool) -> None:
     Examples:
       celeriac -A shop web token list
     """
-    kept = _file(session).read()
+    file = _file(session)
+    kept = file.read()
     fixed = _web("tokens").read_tokens(session.app.conf.web_tokens, "web_tokens")
     found = [(one, "web_tokens" if one.name in fixed else "file") for one in {**kept, **fixed}.values()]
     if as_json:
@@ -163,7 +166,8 @@ def list_tokens(session: Session, *, as_json: bool) -> None:
         return
     show(["name", "scopes", "expires", "kept in"],
          [(one.name, " ".join(one.scopes), one.expires_at.isoformat() if one.expires_at else "never", where)
-          for one, where in found], empty="There are no tokens: only this machine is served.")  # fmt: skip
+          for one, where in found],
+         empty=NOBODY.format(file.path) if file.path.exists() else "There are no tokens: only this machine is served.")
 
 
 @token.command("remove")
@@ -187,6 +191,8 @@ def remove(session: Session, *, names: tuple[str, ...], as_json: bool) -> None:
         emit({"removed": names})
     else:
         echo(f"Removed {', '.join(names)}.")
+        if not file.read() and not session.app.conf.web_tokens:
+            echo(NOBODY.format(file.path))
 
 
 def _file(session: Session) -> Any:

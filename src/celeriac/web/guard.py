@@ -58,7 +58,7 @@ class Guard:
     @property
     def is_open(self) -> bool:
         """Whether there is nothing to tell users by, so that only this machine is served."""
-        return self._authenticate is None and not self.tokens.all()
+        return self._authenticate is None and not self.tokens.are_used
 
     def check_host(self, request: Request) -> None:
         """Refuse a request for a host that is not served. Raises a `Problem`."""

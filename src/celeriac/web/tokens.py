@@ -136,6 +136,16 @@ class Tokens:
     def __init__(self, lines: Sequence[str], file: TokenFile) -> None:
         self._fixed = read_tokens(lines, "web_tokens")
         self._file = file
+        self._were_used = False
+
+    @property
+    def are_used(self) -> bool:
+        """Whether users have to show one: there are some, or there is a file for them, or there was one before.
+
+        So removing the last one, or losing the file, opens nothing to everybody.
+        """
+        self._were_used = self._were_used or bool(self.all()) or self._file.path.exists()
+        return self._were_used
 
     def all(self) -> dict[str, Token]:
         """Return all tokens by name."""
