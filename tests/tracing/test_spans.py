@@ -325,6 +325,29 @@ def test_a_processor_that_raises_costs_no_task(app: Celeriac, at: str, caplog: p
     assert not trace.get_current_span().get_span_context().is_valid
 
 
+def test_a_propagator_that_raises_costs_no_call(
+    traced: Traced, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def inject(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("opentelemetry.propagate.inject", inject)
+    assert traced.add.delay(1).id == traced.sent()[0].id
+    assert "passes no context on" in caplog.text
+    assert traced.names() == ["send shop.add"]
+
+
+def test_metrics_that_raise_cost_no_call(
+    traced: Traced, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def measure(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(AppSpans, "_measure", measure)
+    assert traced.add.delay(1).id == traced.sent()[0].id
+    assert "ZeroDivisionError" in caplog.text
+
+
 # --- The log, and metrics of the caller ----------------------------------------------------------------
 
 

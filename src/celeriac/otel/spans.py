@@ -90,7 +90,8 @@ class AppSpans:
             raise
         finally:
             contexts.detach(token)
-            self._measure(messages, time.perf_counter() - begun, error_type)
+            took = time.perf_counter() - begun
+            _guarded(lambda: self._measure(messages, took, error_type))
             if batch is None:
                 send.end()
 
@@ -169,7 +170,11 @@ class _Send:
         self.span = span
         self.carrier: dict[str, str] = {}
         self._count = 0
-        propagate.inject(self.carrier, trace.set_span_in_context(span))
+        try:
+            propagate.inject(self.carrier, trace.set_span_in_context(span))
+        except Exception:
+            log.exception("A send passes no context on, because the propagator failed")
+            self.carrier = {}
         if are_linked and self.carrier:
             self.carrier[LINKED] = "1"
 
@@ -185,6 +190,9 @@ class _Send:
 
     def failed(self, error: BaseException) -> None:
         """Write to the span that the send has failed."""
+        _guarded(lambda: self._write(error))
+
+    def _write(self, error: BaseException) -> None:
         self.span.record_exception(error)
         self.span.set_attribute("error.type", _name(type(error)))
         self.span.set_status(Status(StatusCode.ERROR, str(error)))
