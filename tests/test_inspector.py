@@ -21,6 +21,7 @@ from celeriac.inspector import ActiveTask, Inspector, TaskStats, WorkerStats
 from celeriac.model.message import COROUTINE, PLAIN
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import dumps, loads
+from celeriac.ports.abilities import Ability
 from celeriac.ports.broker import Action, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.testing import running_worker
@@ -213,6 +214,23 @@ async def test_an_unknown_queue_is_refused(app: Celeriac) -> None:
 async def test_a_queue_that_only_a_worker_declares_is_known(app: Celeriac) -> None:
     async with fake_worker(app, "a", {}):
         assert await Inspector(app).peek("own") == []
+
+
+@pytest.mark.parametrize("knows_ids", [True, False])
+async def test_who_resends_what_is_no_dead_letter_any_more_keeps_its_result(
+    make_app: Callable[..., Celeriac], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, knows_ids: bool
+) -> None:
+    app = make_app(broker_url=f"sqlite:///{tmp_path}/broker.db", result_backend=f"sqlite:///{tmp_path}/results.db")
+    if not knows_ids:
+        monkeypatch.setattr(app.broker, "can", lambda ability: ability is not Ability.KNOW_IDS)
+    sent = await app.asend_task("t")
+    lease = await app.broker.lease(WorkerInfo(name="a"), 30.0, 3)
+    [delivery] = await lease.receive(["default"], SLOTS, 0.0)
+    await lease.settle([Settlement(delivery=delivery, action=Action.BURY, reason="broken")])
+    await app.backend.store([Outcome(id=sent.id, task="t", state=states.FAILURE), Outcome(id="done", task="t",
+                                                                                          state=states.SUCCESS)])
+    assert await Inspector(app).resend([sent.id, "done"]) == 1
+    assert list(await app.backend.afetch([sent.id, "done"])) == ["done"]
 
 
 async def test_dead_letters_can_be_listed_resent_and_dropped(app: Celeriac) -> None:

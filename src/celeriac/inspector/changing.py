@@ -23,6 +23,7 @@ from celeriac.model.gate import Unreadable
 from celeriac.model.history import Event
 from celeriac.model.message import Message, decode
 from celeriac.model.options import several
+from celeriac.ports.abilities import Ability
 from celeriac.ports.operations import QueueCounts, anew
 
 __all__ = ["Inspector", "Retried"]
@@ -134,10 +135,16 @@ class Inspector(FactFinder):
 
     async def resend(self, ids: str | Sequence[str]) -> int:
         """Return dead letters to their queues as new messages; return how many were found."""
-        ids = several(ids)
-        if not self._app.broker.joins(self._app.backend):
-            await self._app.backend.aforget(ids)  # a stored final outcome would make the backend reject the new one
-        return await self._app.broker.operations().resend(ids)
+        ids, operations, backend = several(ids), self._app.broker.operations(), self._app.backend
+        if not self._app.broker.joins(backend):
+            # A stored final outcome would make the backend reject the new one.
+            if self._app.broker.can(Ability.KNOW_IDS):
+                ids = [id for id, (place, _) in (await operations.find(ids)).items() if place == "dead"]
+                await backend.aforget(ids)
+            else:  # some may be no dead letters any more, and have succeeded since
+                outcomes = await backend.afetch(ids)
+                await backend.aforget([id for id, outcome in outcomes.items() if outcome.state == states.FAILURE])
+        return await operations.resend(ids)
 
     async def drop(self, ids: str | Sequence[str]) -> int:
         """Delete dead letters; return how many were found."""
