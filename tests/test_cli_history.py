@@ -126,7 +126,7 @@ LOOKING = {
     "backend", "backend schema", "beat", "call", "completion", "demo", "explain", "hub", "hub clients", "hub keys",
     "keys", "mail", "mail test", "queues", "queues peek", "queues dead", "queues dead list", "report", "result",
     "schedules", "schedules list", "schedules next", "schedules show", "stats", "stats audit", "stats failures",
-    "stats series", "status", "tasks", "tasks retry", "tasks show", "web", "web token", "web token add",
+    "stats series", "status", "tasks", "tasks show", "web", "web token", "web token add",
     "web token list", "web token remove", "worker",
 }  # fmt: skip
 """Commands that change nothing on the servers, send tasks, or are written down by what they call."""

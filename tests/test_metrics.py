@@ -14,16 +14,19 @@ import pytest
 
 from celeriac import Celeriac, states
 from celeriac.drivers.sqlite.database import Database
+from celeriac.inspector import WorkerLoad
 from celeriac.metrics.counts import MOST_ERRORS, Attempts, Errors, add_attempts, add_celery_attempts, add_counters
 from celeriac.metrics.exposition import text_of
 from celeriac.metrics.samples import Samples
 from celeriac.metrics.table import BUCKETS, CELERY_METRICS, METRICS, by_name
 from celeriac.model.history import Sums
 from celeriac.model.keys import new_key, parse_key, write_caller_key
+from celeriac.model.message import PLAIN
 from celeriac.model.spread import Spread
 from celeriac.ports.history import Counted, History
-from celeriac.ports.operations import WorkerInfo
+from celeriac.ports.operations import QueueCounts, WorkerInfo
 from celeriac.web import api
+from celeriac.web.collecting import Collected
 from celeriac.worker.counters import Counters
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.recorder import Recorder
@@ -53,6 +56,25 @@ def shown(*counted: Attempts, errors: Errors | None = None, celery: bool = False
     else:
         add_attempts(samples, counted, {"shop.add"}, errors or Errors())
     return read(text_of(samples, "")[0].decode())
+
+
+def test_workers_are_counted_for_the_queues_that_they_receive_from_now(app: Celeriac) -> None:
+    counts = [QueueCounts(queue=queue) for queue in ("a", "b")]
+    worker = WorkerInfo(name="w", queues=("a",), concurrency={PLAIN: 2})
+    load = WorkerLoad(capacity={PLAIN: 5}, busy={}, queues=("b",))  # it was told to, and to grow
+    asked = Collected({}, queues=counts, workers={"w": worker}, load={"w": load})
+    silent = Collected({}, queues=counts, workers={"w": worker})
+    site = api(app).site
+    for collected, queue, slots in ((asked, "b", 5), (silent, "a", 2)):
+        for samples, name, factor in (
+            (site.collector.samples, "celeriac_queue_workers", 1),
+            (site.collector.celery_samples, "celery_active_worker_count", 1),
+            (site.collector.celery_samples, "celery_active_process_count", slots),
+        ):
+            found = read(text_of(samples(collected), "")[0].decode())
+            label = "queue" if name.startswith("celeriac") else "queue_name"
+            counts_shown = {one: value(found, name, **{label: one}) for one in ("a", "b")}
+            assert counts_shown == {"a": 0, "b": 0, queue: factor}
 
 
 # --- Values -------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def bars_of(column: ElementTree.Element) -> list[tuple[float, float]]:
 
 @given(st.lists(COUNTS, max_size=30), st.sampled_from([10, 60, 300, 7200]))
 def test_bars_of_a_column_stand_on_each_other_within_the_plot(counts: list[dict[str, int]], step: int) -> None:
-    chart = parsed(rate_chart(columns(*counts, step=step), step, title="Rate"))
+    chart = parsed(rate_chart(columns(*counts, step=step), step, title="Rate", zone=UTC))
     groups = [group for group in chart.iter("g") if "column" in group.get("class", "")]
     assert len(groups) == len(counts)
     for group, each in zip(groups, counts, strict=True):
@@ -52,7 +52,7 @@ def test_bars_of_a_column_stand_on_each_other_within_the_plot(counts: list[dict[
 
 
 def test_one_failure_among_a_million_is_seen() -> None:
-    chart = parsed(rate_chart(columns({"SUCCESS": 1_000_000, "FAILURE": 1}), 60, title="Rate"))
+    chart = parsed(rate_chart(columns({"SUCCESS": 1_000_000, "FAILURE": 1}), 60, title="Rate", zone=UTC))
     (group,) = list(chart.iter("g"))
     failed, succeeded = bars_of(group)
     assert failed[1] == 2.0
@@ -60,14 +60,14 @@ def test_one_failure_among_a_million_is_seen() -> None:
 
 
 def test_a_column_tells_its_numbers() -> None:
-    chart = rate_chart(columns({"SUCCESS": 1200, "FAILURE": 3}, {}), 60, title="Rate")
+    chart = rate_chart(columns({"SUCCESS": 1200, "FAILURE": 3}, {}), 60, title="Rate", zone=UTC)
     assert "<title>Thu 1 Jan 00:00 to 00:01: 3 failed, 1,200 succeeded</title>" in chart
     assert "<title>Thu 1 Jan 00:01 to 00:02: nothing ended</title>" in chart
     assert 'aria-label="Rate: 3 failed, 1,200 succeeded. Most ended at Thu 1 Jan 00:00: 1,203."' in chart
 
 
 def test_the_table_has_the_same_numbers_newest_first() -> None:
-    chart = parsed(rate_chart(columns({"SUCCESS": 5}, {"FAILURE": 2, "SUCCESS": 1}, {}), 60, title="Rate"))
+    chart = parsed(rate_chart(columns({"SUCCESS": 5}, {"FAILURE": 2, "SUCCESS": 1}, {}), 60, title="Rate", zone=UTC))
     rows = [[cell.text for cell in row] for row in chart.iter("tr")]
     assert rows == [
         ["Time", "succeeded", "failed"],
@@ -77,14 +77,14 @@ def test_the_table_has_the_same_numbers_newest_first() -> None:
 
 
 def test_an_empty_chart_has_axes_and_says_that_nothing_ended() -> None:
-    for chart in (rate_chart([], 60, title="Rate"), rate_chart(columns({}, {}), 60, title="Rate")):
+    for chart in (rate_chart([], 60, title="Rate", zone=UTC), rate_chart(columns({}, {}), 60, title="Rate", zone=UTC)):
         assert "Rate: nothing ended." in chart
         assert chart.count('class="chart-y"') == 3
         assert "<table" not in chart
 
 
 def test_the_axis_counts_by_the_second_when_much_ends() -> None:
-    slow, fast = (rate_chart(columns({"SUCCESS": count}), 60, title="Rate") for count in (30, 60_000))
+    slow, fast = (rate_chart(columns({"SUCCESS": count}), 60, title="Rate", zone=UTC) for count in (30, 60_000))
     assert "per minute" in slow
     assert ">40<" in slow
     assert "per second" in fast
@@ -137,7 +137,7 @@ def test_a_bar_of_states_is_as_wide_as_all_of_them() -> None:
 
 def test_hostile_texts_stay_texts() -> None:
     for markup in (
-        rate_chart(columns({HOSTILE: 3}), 60, title=HOSTILE),
+        rate_chart(columns({HOSTILE: 3}), 60, title=HOSTILE, zone=UTC),
         sparkline([1], HOSTILE),
         run_dots([Run(HOSTILE, HOSTILE, "/tasks/" + HOSTILE)], HOSTILE),
         state_bar({HOSTILE: 3}, HOSTILE),

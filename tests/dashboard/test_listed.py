@@ -10,8 +10,12 @@ import httpx
 import pytest
 
 from celeriac import Celeriac, chain
+from celeriac.brokers.sqlite.operations import SQLiteOperations
 from celeriac.dashboard import dashboard, workflows
-from celeriac.model.history import FailureSignature
+from celeriac.inspector.audit import BULK_PROGRESS, BULK_STARTED
+from celeriac.model.history import Event, FailureSignature
+from celeriac.model.message import new_id
+from celeriac.ports.abilities import Ability
 from celeriac.testing import running_worker
 from tests.patience import PATIENCE, wait_for
 
@@ -57,6 +61,51 @@ async def test_a_workflow_that_waits_is_listed_however_long_ago_it_was_at_work(
     html = await _page(app, "/workflows?only=unfinished")
     assert waits.workflow_id in html
     assert "All that have not ended." in _text(html)
+
+
+async def test_workflows_are_not_looked_for_where_looking_takes_messages(
+    make_app: Callable[..., Celeriac], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = _shop(make_app, tmp_path / "shop.db")
+    chain(app.tasks["shop.add"].s(1), app.tasks["shop.add"].s(2)).delay()
+    looks: list[str] = []
+    peek = SQLiteOperations.peek
+
+    async def noted(self: SQLiteOperations, queue: str, *given: Any) -> Any:
+        looks.append(queue)
+        return await peek(self, queue, *given)
+
+    monkeypatch.setattr(SQLiteOperations, "peek", noted)
+    assert "at the heads of the queues" in _text(await _page(app, "/workflows"))
+    assert looks == ["default"]
+    monkeypatch.setattr(app.broker, "can", lambda ability: ability is not Ability.KNOW_IDS)
+    assert "heads of the queues" not in _text(await _page(app, "/workflows"))
+    assert looks == ["default"]
+
+
+async def test_bulk_actions_are_listed_however_often_others_told_their_progress(
+    make_app: Callable[..., Celeriac], tmp_path: Any
+) -> None:
+    app = _shop(make_app, tmp_path / "shop.db")
+    assert app.history is not None
+    now = app.clock.now()
+    ids = [new_id() for _ in range(3)]
+    for id in ids:
+        data = {"bulk": id, "action": "retry", "filter": "", "state": "done", "matched": 1, "done": 1, "refused": 0,
+                "by": "ann", "started_at": "2026-01-01T00:00:00Z"}  # fmt: skip
+        await app.history.audit(Event(at=now - 60, kind=BULK_STARTED, id=id, by="ann", data=data))
+    for number in range(1_001):
+        await app.history.audit(Event(at=now - number / 100, kind=BULK_PROGRESS, id=ids[2], by="ann", data=data))
+    html = await _page(app, "/bulk")
+    assert all(f'data-row="{id}"' in html for id in ids)
+
+
+async def test_a_queue_that_workers_alone_know_has_a_page(make_app: Callable[..., Celeriac], tmp_path: Any) -> None:
+    app = _shop(make_app, tmp_path / "shop.db", task_create_missing_queues=True)
+    with running_worker(app, queues=["extra"]):
+        html = await _page(app, "/queues/extra")
+    assert "There is no queue" not in _text(html)
+    assert re.search(r"Workers\s*1", _text(html)) or "1 worker" in _text(html)
 
 
 async def test_a_store_without_a_list_is_told(

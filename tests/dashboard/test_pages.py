@@ -106,6 +106,23 @@ def test_a_purge_wants_the_number_and_deletes_no_more_than_was_seen(shop: Shop, 
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
 
 
+def test_single_keys_can_be_turned_off(shop: Shop, watched: Watched) -> None:
+    page = watched.page
+    page.goto(f"{shop.address}/queues")
+    page.get_by_role("button", name="Keyboard").click()
+    page.get_by_label("Use these keys").uncheck()
+    page.get_by_role("button", name="Close").click()
+    page.goto(f"{shop.address}/queues")
+    page.keyboard.press("/")
+    expect(page.get_by_role("searchbox").first).not_to_be_focused()
+    page.get_by_role("button", name="Keyboard").click()
+    expect(page.get_by_label("Use these keys")).not_to_be_checked()
+    page.get_by_label("Use these keys").check()
+    page.get_by_role("button", name="Close").click()
+    page.keyboard.press("/")
+    expect(page.get_by_role("searchbox").first).to_be_focused()
+
+
 def test_messages_are_moved_by_keyboard_alone(shop: Shop, watched: Watched) -> None:
     page = watched.page
     page.goto(f"{shop.address}/queues")

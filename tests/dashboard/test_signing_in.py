@@ -141,6 +141,26 @@ def test_a_viewer_sees_no_buttons_and_is_refused_by_the_action_itself(guarded: G
     assert not is_paused(client)
 
 
+def test_a_stream_tells_of_what_its_user_may_see(guarded: Guarded) -> None:
+    token = guarded.served.run("web", "token", "add", "sender", "--scope", "tasks:send").strip()
+    for topics, status in (("task:1", 403), ("audit", 403), ("queues", 403), ("nothing", 422)):
+        answer = httpx.get(f"{guarded.address}/live?topic={topics}", timeout=PATIENCE, trust_env=False,
+                           headers={"Authorization": f"Bearer {token}"})  # fmt: skip
+        assert answer.status_code == status
+    with httpx.stream("GET", f"{guarded.address}/live?topic=task:1&topic=queues", timeout=PATIENCE, trust_env=False,
+                      headers={"Authorization": f"Bearer {guarded.tokens['viewer']}"}) as opened:  # fmt: skip
+        assert opened.status_code == 200
+
+
+def test_a_form_with_too_many_fields_is_refused(guarded: Guarded, client: httpx.Client) -> None:
+    form = {f"f{number}": "" for number in range(5_001)}
+    answer = client.post("/queues/default/pause", data=form, headers={"Origin": str(client.base_url)})
+    assert answer.status_code == 401  # who it is comes first
+    sign_in(client, guarded.tokens["operator"])
+    answer = client.post("/queues/default/pause", data=form, headers={"Origin": str(client.base_url)})
+    assert (answer.status_code, "more than 5,000 fields" in answer.text) == (400, True)
+
+
 def test_an_operator_pauses_and_the_audit_has_it(guarded: Guarded, client: httpx.Client) -> None:
     sign_in(client, guarded.tokens["operator"])
     answer = pause(client, csrf_of(client))

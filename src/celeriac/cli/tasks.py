@@ -262,6 +262,7 @@ def run_now(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @as_json
 @with_session
+@audited
 def retry(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
     """Send failed tasks again, or rerun the failed tasks of workflows.
 
@@ -273,7 +274,7 @@ def retry(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
     Examples:
       celeriac -A shop tasks retry 0197a1b2-…
     """
-    sent, tasks = 0, []
+    sent, tasks, refused = 0, [], dict[str, str]()
     for id in ids:
         try:
             workflow = session.app.workflow(id)
@@ -283,11 +284,10 @@ def retry(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
         try:
             sent += workflow.retry()
         except WorkflowError as error:
-            raise click.ClickException(str(error)) from None
-    refused: dict[str, str] = {}
+            refused[id] = str(error).removesuffix(".")
     if tasks:
         done = session.run(session.inspector().retry(tasks, operator()))
-        sent, refused = sent + len(done.sent), done.refused
+        sent, refused = sent + len(done.sent), refused | done.refused
     if as_json:
         emit({"sent": sent, "refused": refused})
     else:

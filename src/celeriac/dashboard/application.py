@@ -80,6 +80,21 @@ NAVIGATION: Final = sorted((page for page in PAGES if page.entry is not None), k
 
 FORM: Final = "application/x-www-form-urlencoded"
 OWN_FIELDS: Final = ("csrf", "back")  # of every form
+MOST_FIELDS: Final = 5_000
+
+
+def _scopes_by_topic() -> dict[str, set[frozenset[str]]]:
+    """Return by topic the sets of scopes of which a user needs one to see something about it."""
+    found: dict[str, set[frozenset[str]]] = {}
+    for page in PAGES:
+        for fragment in page.fragments.values():
+            for topic in fragment.topics:
+                needed = frozenset({page.scope, fragment.scope or page.scope})
+                found.setdefault(topic.partition(":")[0], set()).add(needed)
+    return found
+
+
+SCOPES: Final = _scopes_by_topic()
 BEGIN_SECONDS: Final = 2.0
 MOST_TOPICS: Final = 20
 NOBODY: Final = User("nobody")
@@ -229,9 +244,9 @@ class Dashboard:
             html = self._page(view, "error.html", problem.kind.title, "", problem=problem)
         return HTMLResponse(html, problem.kind.status, problem.headers)
 
-    async def _view(self, request: Request, form: ImmutableMultiDict[str, str] | None = None) -> View:
+    async def _view(self, request: Request) -> View:
         user, session = await self.sessions.user(request)
-        return View(self.site, request, user, session, self.sessions.csrf(session), form)
+        return View(self.site, request, user, session, self.sessions.csrf(session))
 
     def _page(self, view: View, template: str, title: str, under: str, **context: Any) -> Markup:
         entries = [page for page in NAVIGATION if view.may(page.scope)]
@@ -270,10 +285,9 @@ class Dashboard:
         check_same_site(request)
         if content_type(request) != FORM:
             raise Problem("wrong-content-type", f"Send the form as {FORM}.")
+        view = await self._view(request)
         data = await read_body(request, self.site.limits.body, self.site.limits.body_seconds)
-        fields = parse_qsl(data.decode(errors="replace"), keep_blank_values=True)
-        form = ImmutableMultiDict(fields)
-        view = await self._view(request, form)
+        view.form = form = _form_of(data)
         back = local(request, form.get("back", ""))
         try:
             self.sessions.check(view.session, form.get("csrf", ""))
@@ -289,8 +303,11 @@ class Dashboard:
 
     async def _do(self, view: View, action: Action) -> Done:
         """Do it, and write it down."""
-        fields = {name: view.form.getlist(name) for name in view.form if name not in OWN_FIELDS}
-        body = {name: values if len(values) > 1 else values[0] for name, values in fields.items()}
+        fields: dict[str, list[str]] = {}
+        for field, value in view.form.multi_items():
+            if field not in OWN_FIELDS:
+                fields.setdefault(field, []).append(value)
+        body = {field: values if len(values) > 1 else values[0] for field, values in fields.items()}
         about = next(iter(view.path.values()), "")
         name = f"POST {action.path}"
         try:
@@ -318,11 +335,21 @@ class Dashboard:
         return await self._guarded(request, self._stream)
 
     async def _stream(self, request: Request) -> Response:
-        await self.sessions.user(request)
+        user, _ = await self.sessions.user(request)
         if request.method == "HEAD":
             return Response(status_code=204)
         topics = request.query_params.getlist("topic")[:MOST_TOPICS]
         for topic in topics:
             if not self.pulse.known(topic):
                 raise Problem("bad-query", f"There is no topic {topic!r}.", parameter="topic")
+            if not any(all(map(user.may, scopes)) for scopes in SCOPES[topic.partition(":")[0]]):
+                raise Problem("scope", f"{user.name} may see no page that is about {topic!r}.")
         return streamed(self.site.streams, request, self.pulse.events(topics))
+
+
+def _form_of(data: bytes) -> ImmutableMultiDict[str, str]:
+    try:
+        fields = parse_qsl(data.decode(errors="replace"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    except ValueError:
+        raise Problem("bad-request", f"The form has more than {MOST_FIELDS:,} fields.") from None
+    return ImmutableMultiDict(fields)

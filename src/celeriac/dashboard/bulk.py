@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from celeriac.dashboard.pages import Context, Done, Pages
 from celeriac.dashboard.view import View, segment
-from celeriac.inspector.audit import BULK_ENDED, BULK_PROGRESS, BULK_STARTED
+from celeriac.inspector.audit import BULK_STARTED
 from celeriac.inspector.bulk import ACTIONS
 from celeriac.inspector.selecting import MOST, Bound
 from celeriac.model.history import Event
@@ -28,7 +28,6 @@ ALL: Final = "all"  # what is typed instead, if there are more than were counted
 QUICKLY: Final = Bound(found=5_000, searched=10_000)  # what a page counts, unless it is asked to count all
 SHOWN: Final = 100  # bulk actions in the list
 LOOK_BACK: Final = 30 * 86_400.0
-KINDS: Final = (BULK_STARTED, BULK_PROGRESS, BULK_ENDED)
 CANARY: Final = {"count": (10, 1, 1000), "failed": (10, 0, 100), "seconds": (300, 1, 3600)}
 """How many go first, which share of them may fail (in percent), and within which time: default, least and most."""
 
@@ -180,9 +179,9 @@ async def _list(view: View) -> Context:
     found: dict[str, dict[str, Any]] = {}
     history = view.app.history
     if history is not None:
-        events: list[Event] = await view.site.read(history.events(KINDS, view.now - LOOK_BACK, 10 * SHOWN))
-        for id in dict.fromkeys(event.id for event in events):
-            found[id] = await bulk_action(view.site, id) if len(found) < SHOWN else {}
+        events: list[Event] = await view.site.read(history.events((BULK_STARTED,), view.now - LOOK_BACK, SHOWN))
+        for event in events:
+            found[event.id] = await bulk_action(view.site, event.id)
     found |= {id: job.document() for id, job in view.site.jobs.items()}
     jobs = sorted((job for job in found.values() if job), key=lambda job: str(job["started_at"]), reverse=True)
     return {"jobs": [(job, _seconds(job["started_at"])) for job in jobs[:SHOWN]], "words": WORDS}

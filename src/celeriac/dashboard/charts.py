@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from typing import Final, NamedTuple
 
 from markupsafe import Markup
@@ -86,7 +86,7 @@ def columns_of(points: Iterable[Point], since: float, until: float, step: int) -
 
 
 def rate_chart(
-    columns: Sequence[Column], step: int, *, title: str, zone: tzinfo = UTC, always: Sequence[str] = (FAILURE, SUCCESS)
+    columns: Sequence[Column], step: int, *, title: str, zone: tzinfo, always: Sequence[str] = (FAILURE, SUCCESS)
 ) -> Markup:
     """Return a chart of how many attempts ended, stacked by state, with axes, a legend and a table.
 
@@ -100,11 +100,13 @@ def rate_chart(
     top = max(_ceiling(most * seconds / step), 2.0)
     summary = _summary(columns, totals, zone)
     return Markup(
-        '<figure class="chart"><figcaption class="chart-head"><span class="chart-title">{title}</span>{legend}'
+        '<figure class="chart"><figcaption class="chart-head"><span class="chart-title">{title} '
+        '<span class="chart-zone">{zone}</span></span>{legend}'
         '</figcaption><svg class="chart-plot" role="img" aria-label="{label}" height="{height}">{grid}{columns}{times}'
         "</svg>{table}</figure>"
     ).format(
         title=title,
+        zone=zone,
         legend=_legend(totals, shown),
         label=f"{title}: {summary}",
         height=int(HEIGHT),

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from celeriac.dashboard.calls import call_text
 from celeriac.dashboard.pages import READABLY, Context, Done, Entry, Pages
+from celeriac.dashboard.templating import condition
 from celeriac.dashboard.view import View
 from celeriac.errors import UnknownQueue
 from celeriac.model.history import FAILED
@@ -43,7 +44,7 @@ async def _list(view: View) -> Context:
         "newer": view.with_query(offset=max(0, offset - PAGE) or None) if offset else None,
         "older": view.with_query(offset=offset + PAGE) if len(letters) > PAGE else None,
         "total": max(total, offset + min(len(letters), PAGE)),
-        "filter": f'queue:"{queue}"' if queue else "",
+        "filter": condition(queue, "queue") if queue else "",
     }
 
 

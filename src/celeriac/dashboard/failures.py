@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 from celeriac.dashboard.charts import RANGES, columns_of, rate_chart, sparkline
 from celeriac.dashboard.pages import SELDOM, Context, Done, Entry, Pages
@@ -130,8 +129,8 @@ async def _chart(view: View) -> Context:
     chosen = Filter(signatures=(view.path["signature"],))
     points = await view.site.read(history_of(view.site).series(since, view.now, shown.step, chosen))
     columns = columns_of(points, since, view.now, shown.step)
-    chart = rate_chart(columns, shown.step, title="Failed attempts", always=(FAILURE,),
-                       zone=ZoneInfo(view.app.conf.timezone))  # fmt: skip
+    chart = rate_chart(columns, shown.step, title="Failed attempts", zone=view.zone,
+                       always=(FAILURE,))  # fmt: skip
     return {"chart": chart, "range": name,
             "ranges": [(one, view.with_query(range=None if one == "24h" else one)) for one in RANGES]}  # fmt: skip
 

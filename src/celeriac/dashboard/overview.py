@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
+from markupsafe import Markup
 from msgspec.structs import replace
 
 from celeriac import states
-from celeriac.dashboard.charts import RANGES, columns_of, rate_chart, sparkline
+from celeriac.dashboard.charts import RANGES, Range, columns_of, rate_chart, sparkline
 from celeriac.dashboard.figures import Flow, Period, figures_of, flow_of, flows_by
 from celeriac.dashboard.pages import SELDOM, Context, Entry, Pages
-from celeriac.dashboard.troubles import receivers, troubles
+from celeriac.dashboard.troubles import troubles
 from celeriac.dashboard.view import View
 from celeriac.errors import BackendError, BrokerError
 from celeriac.model.filters import Filter
 from celeriac.model.history import Attempt, FailureSignature
+from celeriac.ports.history import Point
 from celeriac.ports.operations import QueueCounts
+from celeriac.web.collecting import receivers
 
 __all__ = ["PAGES", "SHORT", "QueueRow", "drained", "queue_rows"]
 
@@ -103,7 +108,8 @@ async def _chart(view: View) -> Context:
     if period is None:
         return {"chart": None}
     columns = columns_of(period.points, period.since, period.until, period.range.step)
-    return {"chart": rate_chart(columns, period.range.step, title=f"Tasks that ended in {period.range.words}")}
+    return {"chart": rate_chart(columns, period.range.step, zone=view.zone,
+                                title=f"Tasks that ended in {period.range.words}")}
 
 
 # --- Queues and types of tasks ------------------------------------------------------------------------
@@ -117,33 +123,44 @@ class QueueRow(NamedTuple):
     workers: int | None  # that receive from it
     out: Flow | None
     trend: tuple[str, float | None]
-    spark: Any
+    bars: list[int] | None  # what ended, by steps
+
+    @property
+    def spark(self) -> Markup:
+        """A sparkline of what ended; empty if that is not known."""
+        return Markup("") if self.bars is None else _sparkline(self.bars, RANGES[SHORT])
 
 
-async def queue_rows(view: View) -> list[QueueRow]:
-    """Return all queues."""
+async def queue_rows(view: View, counts: Sequence[QueueCounts] | None = None) -> list[QueueRow]:
+    """Return these queues; all, without them."""
     collected = await view.collected()
-    counts = await view.counts()
     period = await _period(view, SHORT)
     last = flows_by(period.last(NOW), lambda point: point.queue) if period is not None else {}
+    bars = _bars(period, lambda point: point.queue) if period is not None else None
     rows = []
-    for one in counts:
+    for one in counts if counts is not None else await view.counts():
         out = last.get(one.queue, Flow(NOW, {}, flow_of((), NOW).sums)) if period is not None else None
         workers = len(receivers(collected, one.queue)) if collected.workers is not None else None
         trend = drained(one.ready, out.rate if out else None, view.site.pulse.trends.slope(one.queue))
-        spark = _spark(period, one.queue, "queue") if period is not None else None
-        rows.append(QueueRow(one, collected.latencies.get(one.queue), workers, out, trend, spark))
+        oldest = collected.latencies.get(one.queue)
+        rows.append(QueueRow(one, oldest, workers, out, trend, None if bars is None else bars[one.queue]))
     return rows
 
 
-def _spark(period: Period, name: str, by: str) -> Any:
-    """Return a sparkline of what ended of a queue or a type of tasks."""
-    width = period.range.seconds / BARS
-    values = [0] * BARS
+def _bars(period: Period, by: Callable[[Point], str]) -> defaultdict[str, list[int]]:
+    """Return what ended, by queue or type of tasks, in bars of the same length; the last one ends with the period."""
+    step, width = period.range.step, period.range.seconds / BARS
+    newest = (math.ceil(period.until / step) - 1) * step
+    found: defaultdict[str, list[int]] = defaultdict(lambda: [0] * BARS)
     for point in period.points:
-        if getattr(point, by) == name:
-            values[min(BARS - 1, int((point.at - period.since) / width))] += point.sums.n
-    return sparkline(values, f"Ended in {period.range.words}")
+        age = int((newest - point.at) / width)
+        if age < BARS:
+            found[by(point)][BARS - 1 - max(0, age)] += point.sums.n
+    return found
+
+
+def _sparkline(bars: list[int], range: Range) -> Markup:
+    return sparkline(bars, f"Ended in {range.words}")
 
 
 @PAGES.fragment("overview", "queues", ("queues", "workers", "tasks"), shared=True)
@@ -159,7 +176,8 @@ async def _types(view: View) -> Context:
     if period is None:
         return {"rows": None}
     flows = sorted(flows_by(period, lambda point: point.task).items(), key=lambda item: (-item[1].total, item[0]))
-    rows = [(name, flow, _spark(period, name, "task")) for name, flow in flows[:MOST_TYPES]]
+    bars = _bars(period, lambda point: point.task)
+    rows = [(name, flow, _sparkline(bars[name], period.range)) for name, flow in flows[:MOST_TYPES]]
     return {"rows": rows, "left_out": max(0, len(flows) - MOST_TYPES), "words": period.range.words,
             "since": f"{period.range.seconds // 3600}h"}  # fmt: skip
 

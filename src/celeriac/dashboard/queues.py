@@ -10,11 +10,13 @@ from celeriac.dashboard.charts import RANGES, columns_of, rate_chart
 from celeriac.dashboard.figures import Flow, figures_of, flow_of, flows_by
 from celeriac.dashboard.overview import QueueRow, queue_rows
 from celeriac.dashboard.pages import READABLY, SELDOM, Context, Done, Entry, Pages
-from celeriac.dashboard.troubles import queue_troubles, receivers
+from celeriac.dashboard.troubles import queue_troubles
 from celeriac.dashboard.view import View
 from celeriac.errors import UnknownQueue
 from celeriac.inspector.bulk import STEP
 from celeriac.ports.abilities import Ability
+from celeriac.ports.operations import QueueCounts
+from celeriac.web.collecting import receivers
 from celeriac.web.problems import Problem
 from celeriac.web.queues import counts_of, purge
 
@@ -71,11 +73,14 @@ async def _queue(view: View) -> Context:
 
 
 async def _row(view: View) -> QueueRow:
-    queue = view.path["queue"]
-    for row in await queue_rows(view):
-        if row.counts.queue == queue:
-            return row
-    raise UnknownQueue(queue, [])
+    queue, counts = view.path["queue"], await view.counts()
+    found = next((one for one in counts if one.queue == queue), None)
+    if found is None and receivers(await view.collected(), queue):
+        found = QueueCounts(queue=queue)  # a worker receives from it, and it has no messages
+    if found is None:
+        raise UnknownQueue(queue, [one.queue for one in counts])
+    [row] = await queue_rows(view, [found])
+    return row
 
 
 @PAGES.fragment("queue", "numbers", ("queues", "workers", "tasks"))
@@ -106,7 +111,8 @@ async def _chart(view: View) -> Context:
                    key=lambda item: -item[1].total)  # fmt: skip
     total: Flow = flow_of(points, period.until - period.since)
     return {"chart": rate_chart(columns_of(points, period.since, period.until, step), step,
-                                title=f"Tasks that ended in {period.range.words}"),
+                                title=f"Tasks that ended in {period.range.words}",
+                                zone=view.zone),
             "total": total, "types": types[:20], "since": f"{period.range.seconds // 3600}h"}  # fmt: skip
 
 
@@ -135,8 +141,8 @@ async def _messages(view: View) -> Context:
 async def _workers(view: View) -> Context:
     collected = await view.collected()
     mine = receivers(collected, view.path["queue"])
-    workers = [(label, worker, collected.load.get(label)) for label, worker in (collected.workers or {}).items()]
-    return {"workers": [one for one in workers if one[1] in mine], "known": collected.workers is not None}
+    workers = [(label, (collected.workers or {})[label], collected.load.get(label)) for label in mine]
+    return {"workers": workers, "known": collected.workers is not None}
 
 
 # --- Actions ------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Final
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qsl, quote
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -109,4 +109,4 @@ def _form(sessions: Sessions, request: Request, fault: str, back: str, status: i
 
 async def _fields(request: Request) -> dict[str, str]:
     data = await read_body(request, LARGEST, SECONDS)
-    return {name: values[-1] for name, values in parse_qs(data.decode(errors="replace")).items()}
+    return dict(parse_qsl(data.decode(errors="replace")))

@@ -8,6 +8,7 @@ from celeriac import states
 from celeriac.dashboard.calls import Shown, arguments_of, shown
 from celeriac.dashboard.pages import Context, Pages
 from celeriac.dashboard.tasks import REPLY_SECONDS
+from celeriac.dashboard.templating import condition
 from celeriac.dashboard.timeline import axis, bars_of
 from celeriac.dashboard.view import View, segment
 from celeriac.documents import value_of
@@ -252,8 +253,8 @@ def _facts(view: View, facts: Facts, message: Message | None, last: Attempt | No
     add("Workflow", place and place.workflow, view.url(f"/workflows/{segment(place.workflow)}") if place else "")
     add("Began with", root if root != facts.view.id else "", view.url(f"/tasks/{segment(root)}") if root else "")
     add("Sent by", parent, view.url(f"/tasks/{segment(parent)}") if parent else "")
-    add("Group", group, view.url("/tasks", q=f"group:{group}") if group else "")
-    add("Led to", "its tasks", view.url("/tasks", q=f"root:{root or facts.view.id}"))
+    add("Group", group, view.url("/tasks", q=condition(group, "group")) if group else "")
+    add("Led to", "its tasks", view.url("/tasks", q=condition(root or facts.view.id, "root")))
     add("Not run because of", outcome and outcome.cause,
         view.url(f"/tasks/{segment(outcome.cause)}") if outcome is not None and outcome.cause else "")  # fmt: skip
     add("Failure", signature, view.url(f"/failures/{segment(signature)}") if signature else "")

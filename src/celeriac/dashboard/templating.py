@@ -15,7 +15,7 @@ from celeriac.dashboard.assets import asset_path
 from celeriac.dashboard.template_cache import TemplateCache
 from celeriac.dashboard.view import View, segment
 
-__all__ = ["ENVIRONMENT", "compile_all", "render"]
+__all__ = ["ENVIRONMENT", "compile_all", "condition", "render"]
 
 STATES: Final = {
     "SUCCESS": "success", "FAILURE": "failure", "RETRY": "retry", "REVOKED": "revoked", "IGNORED": "ignored",
@@ -58,7 +58,7 @@ def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0][:LINE]
 
 
-def _condition(value: str, name: str) -> str:
+def condition(value: str, name: str) -> str:
     """Return a condition of the grammar of searches (`model/filters.py`): this name has this value."""
     if value and not any(one.isspace() or one in '":,\\' for one in value):
         return f"{name}:{value}"
@@ -99,7 +99,7 @@ def _environment() -> Environment:
     for function in (wording.number, wording.short, wording.rate, wording.percent, wording.duration, wording.instant,
                      wording.error_name, segment):  # fmt: skip
         made.filters[function.__name__] = function
-    made.filters.update(ago=_ago, state=_state, wrapped=_wrapped, first_line=_first_line, condition=_condition,
+    made.filters.update(ago=_ago, state=_state, wrapped=_wrapped, first_line=_first_line, condition=condition,
                         pattern=_pattern, exact=_exact)  # fmt: skip
     made.globals.update(asset=_asset)
     return made

@@ -12,10 +12,10 @@ from celeriac.dashboard.trends import Trends
 from celeriac.dashboard.view import segment
 from celeriac.dashboard.wording import duration, number, rate
 from celeriac.model.history import FailureSignature
-from celeriac.ports.operations import QueueCounts, WorkerInfo
-from celeriac.web.collecting import Collected
+from celeriac.ports.operations import QueueCounts
+from celeriac.web.collecting import Collected, receivers
 
-__all__ = ["Trouble", "queue_troubles", "receivers", "troubles"]
+__all__ = ["Trouble", "queue_troubles", "troubles"]
 
 NEW: Final = 3600.0  # seconds, for which a failure signature is new
 LONG: Final = 300.0  # seconds that a task may wait before it is told
@@ -100,16 +100,6 @@ def queue_troubles(one: QueueCounts, collected: Collected, trends: Trends, modul
     elif oldest >= LONG:
         yield Trouble("warning", f"The oldest task in the queue {one.queue} has waited for {duration(oldest)}.", path,
                       "Queue")  # fmt: skip
-
-
-def receivers(collected: Collected, queue: str) -> list[WorkerInfo]:
-    """Return the workers that receive from a queue: as they say, or else as they said when they started."""
-    found = []
-    for label, worker in (collected.workers or {}).items():
-        load = collected.load.get(label)
-        if queue in (worker.queues if load is None or load.queues is None else load.queues):
-            found.append(worker)
-    return found
 
 
 def _of_failures(signatures: Sequence[FailureSignature], now: float) -> Iterator[Trouble]:

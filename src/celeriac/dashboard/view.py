@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, urlencode
+from zoneinfo import ZoneInfo
 
 import msgspec
 from starlette.datastructures import ImmutableMultiDict, QueryParams
@@ -53,15 +54,14 @@ class Session(msgspec.Struct, frozen=True):
 class View:
     """One request: who makes it, and what it asks for."""
 
-    def __init__(self, site: Site, request: Request, user: User, session: Session, csrf: str,
-                 form: ImmutableMultiDict[str, str] | None = None) -> None:  # fmt: skip
+    def __init__(self, site: Site, request: Request, user: User, session: Session, csrf: str) -> None:
         self.site = site
         self.app = site.app
         self.request = request
         self.user = user
         self.session = session
         self.csrf = csrf
-        self.form: ImmutableMultiDict[str, str] = form or ImmutableMultiDict()
+        self.form: ImmutableMultiDict[str, str] = ImmutableMultiDict()  # that was posted
         self.path: Mapping[str, str] = request.path_params
         self.is_fragment = FRAGMENT in request.query_params  # an open page asks for parts of it, which it has already
         self.query = QueryParams([pair for pair in request.query_params.multi_items() if pair[0] != FRAGMENT])
@@ -77,6 +77,11 @@ class View:
         """Raise a `Problem` if the user may not do what a scope allows."""
         if not self.may(scope):
             raise Problem("scope", f"{self.user.name} may not do this: it needs the scope {scope}.", needed=scope)
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone in which times are told: the app's."""
+        return ZoneInfo(self.app.conf.timezone)
 
     @property
     def within(self) -> float | None:

@@ -15,6 +15,7 @@ from celeriac.dashboard.workflow_graph import graph
 from celeriac.dashboard.workflow_layout import outline
 from celeriac.dashboard.workflow_states import NOT_RUN, Looked, counted, look, named
 from celeriac.errors import NotSupported, WorkflowError
+from celeriac.ports.abilities import Ability
 from celeriac.ports.complete import in_thread
 from celeriac.ports.workflows import WorkflowStore
 from celeriac.states import FAILURE, IGNORED, REVOKED
@@ -61,7 +62,8 @@ async def _list(view: View) -> Context:
     more = max(0, len(ids) - shown)
     tabs = [("Latest", view.with_query(only=None, shown=None), ""),
             ("Not ended", view.with_query(only="unfinished", shown=None), "unfinished")]  # fmt: skip
-    return {"rows": rows, "latest": latest, "more": more, "only": only, "most_unfinished": UNFINISHED,
+    return {"rows": rows, "latest": latest, "where": _where(latest), "more": more, "only": only,
+            "most_unfinished": UNFINISHED,
             "tabs": tabs if latest.unfinished is not None else [],
             "show_more": view.with_query(shown=2 * shown) if more and 0 < shown < MOST_LISTED else ""}  # fmt: skip
 
@@ -71,6 +73,7 @@ class _Found(NamedTuple):
 
     ids: list[str]  # the latest first
     results: int  # that were looked through
+    has_heads: bool  # whether the heads of the queues were looked at
     unfinished: list[str] | None  # those that the result backend lists; None: it has no list
 
 
@@ -82,7 +85,8 @@ async def _latest(view: View) -> _Found:
     except NotSupported:
         outcomes = []
     places = [outcome.place for outcome in outcomes]
-    for counts in await view.counts():
+    has_heads = view.app.broker.can(Ability.KNOW_IDS)  # elsewhere, looking takes messages out of their queues
+    for counts in await view.counts() if has_heads else ():
         if counts.ready:
             places += [message.place for message in await site.read(operations.peek(counts.queue, PEEKED))]
     running = [task.id for seen in await roster_of(site).look(view.within) for task in seen.active][:ASKED]
@@ -93,7 +97,19 @@ async def _latest(view: View) -> _Found:
     unfinished = await site.read(store.unfinished(UNFINISHED)) if isinstance(store, WorkflowStore) else None
     ids = {place.workflow for place in places if place is not None} | {*(unfinished or ())}
     # Ids of Celeriac sort by the time at which they were made.
-    return _Found(sorted(ids, reverse=True), len(outcomes), unfinished)
+    return _Found(sorted(ids, reverse=True), len(outcomes), has_heads, unfinished)
+
+
+def _where(latest: _Found) -> str:
+    """Return in words where workflows were looked for."""
+    places = [f"in the latest {latest.results:,} results", "among what runs"]
+    if latest.has_heads:
+        places.append("at the heads of the queues")
+    if latest.unfinished is not None:
+        some = f"the latest {UNFINISHED:,}" if len(latest.unfinished) == UNFINISHED else "all"
+        places.append(f"among {some} that have not ended")
+    text = f"{', '.join(places[:-1])}{',' if len(places) > 2 else ''} and {places[-1]}"
+    return text if latest.unfinished is not None else f"{text}: this result backend has no list of workflows"
 
 
 def _row(id: str, parts: Sequence[str], total: int, looked: Looked | None) -> dict[str, Any]:

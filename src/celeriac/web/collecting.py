@@ -30,7 +30,7 @@ from celeriac.ports.history import Counted, History
 from celeriac.ports.operations import QueueCounts, WorkerInfo, labelled
 from celeriac.ports.schedules import Entry, schedule_store
 
-__all__ = ["Collected", "Collector", "Counts", "Read", "Requests"]
+__all__ = ["Collected", "Collector", "Counts", "Read", "Requests", "receivers"]
 
 log = logging.getLogger("celeriac.web")
 
@@ -300,7 +300,7 @@ class Collector:
             for state in ("ready", "scheduled", "active", "dead"):
                 samples.set("celeriac_queue_messages", getattr(one, state), one.queue, state)
             samples.set("celeriac_queue_paused", one.paused, one.queue)
-            samples.set("celeriac_queue_workers", len(_workers_of(collected, one.queue)), one.queue)
+            samples.set("celeriac_queue_workers", len(receivers(collected, one.queue)), one.queue)
         for queue, seconds in collected.latencies.items():
             samples.set("celeriac_queue_latency_seconds", seconds, queue)
         self._add_workers(samples, collected)
@@ -341,13 +341,25 @@ class Collector:
         for name, load in collected.load.items():
             samples.set("celery_worker_tasks_active", sum(load.busy.values()), name)
         for one in collected.queues or ():
-            workers = _workers_of(collected, one.queue)
+            workers = receivers(collected, one.queue)
             samples.set("celery_queue_length", one.ready, one.queue)
             samples.set("celery_active_consumer_count", len(workers), one.queue)
             samples.set("celery_active_worker_count", len(workers), one.queue)
-            samples.set("celery_active_process_count", sum(one.concurrency.get(PLAIN, 0) for one in workers), one.queue)
+            samples.set("celery_active_process_count", sum(_processes(collected, name) for name in workers), one.queue)
         return samples
 
 
-def _workers_of(collected: Collected, queue: str) -> list[WorkerInfo]:
-    return [worker for worker in (collected.workers or {}).values() if queue in worker.queues]
+def receivers(collected: Collected, queue: str) -> list[str]:
+    """Return the workers that receive from a queue: as they say, or else as they said when they started."""
+    found = []
+    for name, worker in (collected.workers or {}).items():
+        load = collected.load.get(name)
+        if queue in (worker.queues if load is None or load.queues is None else load.queues):
+            found.append(name)
+    return found
+
+
+def _processes(collected: Collected, name: str) -> int:
+    load = collected.load.get(name)
+    slots = load.capacity if load is not None else (collected.workers or {})[name].concurrency
+    return slots.get(PLAIN, 0)

@@ -341,7 +341,18 @@ const KEYS = {
   x: () => document.querySelector("tr.here input[data-select]")?.click(),
 }
 
+// Whoever speaks to their browser presses single keys by accident: so they can be turned off, on this machine.
+const NO_KEYS = "celeriac.no-keys"
+const useKeys = document.getElementById("use-keys"), showKeys = document.getElementById("show-keys")
+try { useKeys.checked = !localStorage.getItem(NO_KEYS) } catch { }  // the browser may keep nothing: then until the next page
+useKeys.addEventListener("change", () => {
+  try { useKeys.checked ? localStorage.removeItem(NO_KEYS) : localStorage.setItem(NO_KEYS, "yes") } catch { }
+})
+showKeys.addEventListener("click", KEYS["?"])
+showKeys.hidden = false
+
 document.addEventListener("keydown", (event) => {
+  if (!useKeys.checked) return
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return
   if (typing(event.target)) { if (event.key === "Escape") event.target.blur(); return }
   const link = before === "g" && all("[data-key]").find((one) => one.dataset.key === `g ${event.key}`)
