@@ -31,6 +31,7 @@ __all__ = [
     "check_limits",
     "check_retry",
     "check_task",
+    "count",
     "rate",
     "several",
     "text",

@@ -28,6 +28,7 @@ from celeriac.tasks.request import Request, current
 from celeriac.tasks.signature import Signature, listed
 
 __all__ = [
+    "COPIED_OPTIONS",
     "PUBLISH_BATCH",
     "MessageTemplate",
     "as_link",
