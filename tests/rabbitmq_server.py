@@ -276,7 +276,7 @@ class Place:
         return self.rabbit.url(self.vhost)
 
     def server(self, url: str = "", **options: Any) -> Server:
-        made = Server(url or self.url, **options)
+        made = Server(url or self.url, **{"timeout": PATIENCE, **options})
         self.servers.append(made)
         return made
 

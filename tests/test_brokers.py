@@ -126,7 +126,7 @@ def amqp(rabbit: RabbitServer, kind: str) -> Iterator[Ports]:
 
 @contextmanager
 def amqp_at(url: str, queue_type: str, stored: bool) -> Iterator[Ports]:
-    here, elsewhere = (AmqpServer(url, queue_type=queue_type) for _ in range(2))
+    here, elsewhere = (AmqpServer(url, queue_type=queue_type, timeout=PATIENCE) for _ in range(2))
     clock = RabbitClock(here)
     backend = RpcBackend(here, clock)
     kept = MemoryDelays()
@@ -145,7 +145,7 @@ def amqp_at(url: str, queue_type: str, stored: bool) -> Iterator[Ports]:
 
 @contextmanager
 def stomp(url: str, schedules: bool = True) -> Iterator[Ports]:
-    here, elsewhere = StompServer(url), StompServer(url)
+    here, elsewhere = (StompServer(url, timeout=PATIENCE) for _ in range(2))
     clock = StompClock()
 
     def broker(server: StompServer) -> StompBroker:
@@ -162,7 +162,7 @@ def stomp(url: str, schedules: bool = True) -> Iterator[Ports]:
 @contextmanager
 def amqp10(url: str, clock: FakeClock, stored: bool = False) -> Iterator[Ports]:
     """`stored`: what waits is kept in a store; the server holds no delayed messages, or its clock cannot be set."""
-    here, elsewhere = (Amqp10Server(url) for _ in range(2))
+    here, elsewhere = (Amqp10Server(url, timeout=PATIENCE) for _ in range(2))
     backend = Amqp10RpcBackend(here, clock)
     kept = MemoryDelays()
 
