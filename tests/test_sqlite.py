@@ -353,6 +353,21 @@ async def test_a_lease_does_not_outlive_its_file(path: Path, open_broker: Open) 
         await lease.renew()
 
 
+async def test_leases_in_the_file_that_replaced_the_first_are_not_those_of_workers_that_had_the_first(
+    path: Path, open_broker: Open
+) -> None:
+    broker = open_broker()
+    first, second = [await broker.lease(WorkerInfo(name=name), 600.0, 3) for name in ("first", "second")]
+    delete_all(path)
+    with pytest.raises(LeaseLost):
+        await second.renew()
+    again = await broker.lease(WorkerInfo(name="second"), 600.0, 3)
+    with pytest.raises(LeaseLost):
+        await first.renew()
+    await first.end()
+    await again.renew()
+
+
 async def test_a_waiter_finds_the_result_in_the_file_that_replaced_the_first(path: Path, open_broker: Open) -> None:
     here, there = open_broker(), open_broker()
     here.publish([message()])

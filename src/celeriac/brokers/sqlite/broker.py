@@ -10,7 +10,7 @@ from functools import partial
 
 import msgspec
 
-from celeriac.brokers.sqlite.lease import SQLiteLease, held_of
+from celeriac.brokers.sqlite.lease import SQLiteLease, enter, held_of
 from celeriac.brokers.sqlite.lines import learn
 from celeriac.brokers.sqlite.operations import SQLiteOperations
 from celeriac.brokers.sqlite.rows import find, insert, insert_one, new_row, wake
@@ -80,15 +80,7 @@ class SQLiteBroker(Broker, ScheduleKeeper):
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
         now = self.clock.now()
         info = self.codec.seal("worker", msgspec.json.encode(worker))
-
-        def enter(connection: sqlite3.Connection) -> int:
-            cursor = connection.execute(
-                "INSERT INTO leases (info, renewed_at, expires_at) VALUES (?, ?, ?)",
-                (info, now, now + seconds),
-            )
-            return int(cursor.lastrowid or 0)
-
-        number = await self.database.awrite(enter)
+        number = await self.database.awrite(lambda connection: enter(connection, info, now, seconds))
         return SQLiteLease(self.database, self.clock, number, seconds, max_deliveries, self.result_expires)
 
     def adopt(self, token: str, seconds: float) -> Lease | None:

@@ -2,12 +2,14 @@
 
 A token is `lease:receipt:line:rank:seq`, the last two in hexadecimal; all messages received in one step have the same
 receipt. Neither a lease's number nor one of its receipts is ever used twice: a token is valid while the row of `active`
-has both. A receipt below 0 marks a message that was taken over from a dead worker and must never be run again.
+has both. Numbers are random, because those that are counted would begin at 1 again in a file that replaces this one. A
+receipt below 0 marks a message that was taken over from a dead worker and must never be run again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sqlite3
 from collections.abc import Sequence
@@ -31,7 +33,7 @@ from celeriac.ports.broker import Action, Claim, Delivery, Lease, Settlement, Sl
 from celeriac.ports.operations import worker_of
 from celeriac.ports.workflows import Advance, NodeEnd
 
-__all__ = ["RELEASE", "SETTLE", "SQLiteLease", "held_of"]
+__all__ = ["RELEASE", "SETTLE", "SQLiteLease", "enter", "held_of"]
 
 BROADCAST_SECONDS = 60.0  # how long broadcasts are kept
 MANY_FRESH = 1_000  # fresh messages; of more, only so many are read to find out whether one can be received
@@ -48,6 +50,7 @@ TAKE = f"""
     SELECT line, rank, seq, name, deliveries + 1, message, ?, ? FROM ready WHERE {_UP_TO}
 """  # noqa: S608 - constants
 TAKE_AWAY = f"DELETE FROM ready WHERE {_UP_TO}"  # noqa: S608
+ENTER = "INSERT INTO leases (lease, info, renewed_at, expires_at) VALUES (?, ?, ?, ?)"
 SETTLE = "DELETE FROM active WHERE line = ? AND rank = ? AND seq = ? AND lease = ? AND receipt = ?"
 HELD = f"SELECT {COUNT}, message FROM active WHERE {_KEY} AND lease = ? AND receipt = ?"  # noqa: S608
 TOKEN = re.compile(r"[0-9]{1,19}:[0-9]{1,19}:[0-9]{1,19}:[0-9a-f]{1,16}:[0-9a-f]{1,16}")
@@ -343,6 +346,13 @@ class SQLiteLease(Lease):
     def _check(self, connection: sqlite3.Connection) -> None:
         if connection.execute("SELECT 1 FROM leases WHERE lease = ?", (self._number,)).fetchone() is None:
             raise LeaseLost
+
+
+def enter(connection: sqlite3.Connection, info: bytes, now: float, seconds: float) -> int:
+    """Write a lease for a worker, inside the caller's write transaction; return its number."""
+    number = int.from_bytes(os.urandom(7)) | 1
+    connection.execute(ENTER, (number, info, now, now + seconds))
+    return number
 
 
 def _not_new(settlements: Sequence[Settlement], new: Sequence[bool]) -> set[int]:

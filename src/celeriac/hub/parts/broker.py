@@ -6,8 +6,8 @@ import sqlite3
 from typing import Any, Final, cast
 
 from celeriac.brokers.sqlite.broker import SQLiteBroker, sent_after
+from celeriac.brokers.sqlite.lease import enter
 from celeriac.brokers.sqlite.rows import INSERT_ONE, insert, new_row
-from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.zmq.parcels import Parcel
 from celeriac.hub.database import HubDatabase, finish
 from celeriac.hub.parts.leases import published
@@ -17,7 +17,6 @@ from celeriac.model.clock import Clock
 __all__ = ["Broker"]
 
 KNOWN: Final = 10_000  # leases of which the clients are remembered, before those that have ended are forgotten
-ENTER: Final = "INSERT INTO leases (info, renewed_at, expires_at) VALUES (?, ?, ?)"
 LAST: Final = "SELECT CAST(seq AS INTEGER) FROM sqlite_sequence WHERE name = 'broadcasts'"
 
 
@@ -60,11 +59,7 @@ class Broker:
     def lease(self, info: bytes, seconds: float) -> int:
         """Open a lease for a worker; return its number."""
         now = self._clock.now()
-
-        def enter(connection: Connection) -> int:
-            return int(connection.execute(ENTER, (info, now, now + seconds)).lastrowid or 0)
-
-        number = self._database.write(enter)
+        number = self._database.write(lambda connection: enter(connection, info, now, seconds))
         if len(self.leases) > KNOWN:
             self.standing()
         self.leases[number] = self._turn.client
