@@ -54,6 +54,7 @@ from celeriac.hub.lookout import Lookout
 from celeriac.hub.sessions import ALL_BYTES, IDLE_SECONDS, SESSIONS, Job, Session, Sessions
 from celeriac.hub.turns import Turns
 from celeriac.model.clock import Clock
+from celeriac.model.codec import Codec
 from celeriac.model.message import PLAIN, encode, new_id
 from celeriac.ports.broker import Action, Settlement
 from celeriac.ports.operations import WorkerInfo
@@ -661,6 +662,32 @@ async def test_scheduled_messages_are_given_when_they_are_due_the_soonest_first(
             await broker.apublish(some)
         given += ids(await receiving)
     assert given == [soon.id, late.id]
+
+
+async def test_what_a_sweep_took_over_is_given_by_the_next_if_the_answer_about_an_unreadable_message_was_lost(
+    broker: HubBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = await broker.lease(WorkerInfo(name="dead"), 0.0, 3)
+    good, large = message(acks_late=False), message(acks_late=False, body=b"x" * 2000)
+    await broker.apublish([good, large])
+    await dead.receive(["default"], {PLAIN: 5}, 0.0)
+    monkeypatch.setattr(broker.server, "codec", Codec(largest=1000))
+    ask = broker.server.ado
+
+    async def ask_and_lose(verb: str, *arguments: Any, **options: Any) -> Any:
+        answer = await ask(verb, *arguments, **options)
+        if verb == "leases.put_aside":
+            monkeypatch.setattr(broker.server, "ado", ask)
+            raise BrokerUnavailable
+        return answer
+
+    monkeypatch.setattr(broker.server, "ado", ask_and_lose)
+    heir = await broker.lease(WorkerInfo(name="heir"), 60.0, 3)
+    with pytest.raises(BrokerUnavailable):
+        await heir.sweep()
+    assert ids(await heir.sweep()) == [good.id]
+    assert await heir.sweep() == []
+    assert len(await broker.operations().dead("default", 5)) == 1
 
 
 # --- The file -------------------------------------------------------------------------------------------

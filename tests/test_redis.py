@@ -837,6 +837,36 @@ async def test_many_settlements_are_repeated_successfully_after_one_reply_was_lo
     assert await lease.settle(settlements) == [False] * 1200
 
 
+async def test_what_a_sweep_took_over_is_given_by_the_next_if_a_later_reply_of_it_was_lost(
+    broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celeriac.brokers.redis.lease.SWEEP_BATCH", 1)
+    dead, heir = await lease_on(broker, seconds=0.0), await lease_on(broker)
+    broker.publish(sent := [message(acks_late=False) for _ in range(3)])
+    assert len(await receive(dead)) == 3
+    accident = Accident(monkeypatch, lambda: None, after=1)
+    with pytest.raises(BrokerUnavailable):
+        await heir.sweep()
+    assert accident.after < 0
+    assert sorted(ids(await heir.sweep())) == sorted(ids(sent))
+    assert await heir.sweep() == []
+
+
+async def test_a_sweep_that_is_refused_because_of_a_fence_is_not_the_one_that_looks_for_what_is_in_doubt(
+    redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, heir = await lease_on(broker, seconds=0.0), await lease_on(broker)
+    broker.publish([sent := message(acks_late=False)])
+    assert len(await receive(dead)) == 1
+    Accident(monkeypatch, lambda: None)
+    with pytest.raises(BrokerUnavailable):
+        await heir.sweep()
+    redis.ask("HSET", "celeriac:fences", heir.name, 1_000_000)  # as a later request would that overtook the next
+    assert await heir.sweep() == []
+    redis.ask("HSET", "celeriac:fences", heir.name, 0)
+    assert ids(await heir.sweep()) == [sent.id]
+
+
 # --- Servers that are down ----------------------------------------------------------------------------
 
 

@@ -30,6 +30,7 @@ __all__ = ["RedisLease"]
 ASK_SECONDS = 5.0  # a waiting lease asks again after this, even if it was not woken
 LEAVE_SECONDS = 0.05  # if no `receive` begins within this, the lease stops waiting
 UNKNOWN_LIST = -1  # the reply of `receive_from_list` if the queue list has to be registered
+REFUSED = -1  # the reply of `sweep` if a later request has put up a fence before it
 SETTLE_BATCH = 1000
 SWEEP_BATCH = 1000
 
@@ -51,7 +52,7 @@ class RedisLease(Lease):
         self._adopted = adopted  # another process has opened it
         self._queues = Queues(())
         self._turn = 0  # the position of the queue that is served first
-        self._sweep_doubts: list[int] = []  # ranges of receipts of sweeps whose reply was lost
+        self._sweep_doubts: list[int] = []  # ranges of receipts of sweeps that have failed
         self._unanswered: set[str] = set()  # tokens of settlements whose reply was lost
         self._listening: asyncio.AbstractEventLoop | None = None  # the loop that is subscribed to this lease's bell
         self._rung = False  # Redis has woken this lease since the last request
@@ -294,6 +295,7 @@ class RedisLease(Lease):
 
     async def sweep(self) -> list[Delivery]:
         deliveries: list[Delivery] = []
+        given: list[int] = []  # ranges of the receipts of these
         more, codec = True, self._server.codec
         while more:
             base, doubts = self._receipts.start(SWEEP_BATCH), list(self._sweep_doubts)
@@ -303,13 +305,16 @@ class RedisLease(Lease):
             try:
                 reply = await self._server.ado(command, again=False)
             except BaseException:
-                self._sweep_doubts += (base, base + SWEEP_BATCH)
+                self._sweep_doubts += (*given, base, base + SWEEP_BATCH)
                 raise
             finally:
                 self._receipts.finish(base)
             if reply == 0:
                 raise LeaseLost
+            if reply == REFUSED:  # it has not looked for what is in doubt
+                return deliveries
             del self._sweep_doubts[: len(doubts)]
+            given += (*doubts, base, base + SWEEP_BATCH)
             more = bool(reply[0])
             for info, number, *blobs in reply[1]:
                 messages = [shown(value, None, codec) for value in blobs]

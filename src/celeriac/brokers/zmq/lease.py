@@ -44,7 +44,7 @@ class HubLease(Lease):
         self._result_expires = result_expires
         self._receipts = 0
         self._void: set[int] = set()  # receipts of requests without an answer
-        self._recover = False  # an answer to `sweep` was lost
+        self._recover = False  # a sweep has failed: it may have taken over what nobody was given
 
     async def receive(self, queues: Sequence[str], slots: Slots, wait: float) -> list[Delivery]:
         deadline = self._clock.monotonic() + wait
@@ -139,7 +139,6 @@ class HubLease(Lease):
         recover, self._recover = self._recover, True
         given, returned = await self._server.ado("leases.sweep", self._number, self._max_deliveries,
                                                  self._result_expires, recover)  # fmt: skip
-        self._recover = False
         for info, found in returned:
             messages = []
             for one in found:
@@ -148,7 +147,9 @@ class HubLease(Lease):
                 except Unreadable as error:
                     messages.append(unreadable(one.data, one.queue, str(error), id=one.id).message)
             tell_returned(worker_of(info, self._server.codec).name, messages, len(messages))
-        return await self._deliveries(given, None)
+        deliveries = await self._deliveries(given, None)
+        self._recover = False
+        return deliveries
 
     async def until_sweep(self, pause: float) -> None:
         if self._recover:

@@ -3,14 +3,14 @@
 -- Returns messages held by expired leases to their queues, or takes them over if they must not be run again; deletes
 -- expired leases that hold nothing. If this lease has expired too, other leases are left alone: the server was probably
 -- away, and no worker could renew.
--- Returns 0 if this lease is lost, else {1 if there is more to do; for each dead worker whose messages have returned
+-- Returns 0 if this lease is lost, -1 if it refuses this request because of a fence, else {1 if there is more to do; for each dead worker whose messages have returned
 -- {its info, their number, the blobs of those that are named}; then for each message taken over, flat: blob, -receipt,
 -- deliveries, queue}.
 local time, lease, base = instant(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local most, limit = tonumber(ARGV[5]), tonumber(ARGV[6])
 local fence = call('HGET', P .. ':fences', lease)
 if not fence then return 0 end
-if tonumber(fence) > base then return {0, {}} end
+if tonumber(fence) > base then return -1 end
 begin_writing()
 local queues, taken_over, left, more = call('SMEMBERS', P .. ':queues'), {}, limit, 0
 local returned = {}
