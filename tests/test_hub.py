@@ -51,12 +51,13 @@ from celeriac.hub.clients import Clients
 from celeriac.hub.database import HubDatabase
 from celeriac.hub.keys import make_client
 from celeriac.hub.lookout import Lookout
+from celeriac.hub.parts.leases import HubLease
 from celeriac.hub.sessions import ALL_BYTES, IDLE_SECONDS, SESSIONS, Job, Session, Sessions
 from celeriac.hub.turns import Turns
 from celeriac.model.clock import Clock
 from celeriac.model.codec import Codec
 from celeriac.model.message import PLAIN, encode, new_id
-from celeriac.ports.broker import Action, Settlement
+from celeriac.ports.broker import Action, Delivery, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.testing import running_worker
 from tests.conformance.backend import node_end, plan
@@ -601,11 +602,8 @@ def test_a_client_tells_what_it_has_and_the_hub_forgets_that() -> None:
     assert decode_request(conversation.frame(last)).over == []
 
 
-def test_a_request_at_which_the_hub_fails_is_told_so_and_logged_and_the_others_are_carried_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail() -> None:
-        raise ZeroDivisionError
+def asker() -> Callable[..., Job]:
+    """Return what makes requests of one client, for turns without a hub."""
 
     def asked(verb: str, *arguments: Any) -> Job:
         ask = Ask(verb, arguments)
@@ -613,6 +611,16 @@ def test_a_request_at_which_the_hub_fails_is_told_so_and_logged_and_the_others_a
         return Job(b"", "ann", session, decode_request(conversation.frame(ask)))
 
     conversation, session = Conversation("here"), Session("", 0.0)
+    return asked
+
+
+def test_a_request_at_which_the_hub_fails_is_told_so_and_logged_and_the_others_are_carried_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    asked = asker()
     turns = Turns(str(tmp_path / "celeriac.db"), "normal", 10.0, Clock(), {"hub.clients": fail})
     sent = message()
     before, faulty = asked("broker.publish", [encode(sent)]), asked("hub.clients")
@@ -648,6 +656,29 @@ def test_a_request_that_fails_is_undone_alone_whether_it_is_the_first_of_its_tur
         assert reader.execute("SELECT id FROM revoked ORDER BY id").fetchall() == [("fourth",), ("second",)]
     reader.close()
     database.close()
+
+
+def test_of_those_who_wait_nobody_looks_into_a_paused_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def take(lease: HubLease, *arguments: Any) -> list[Delivery]:
+        looks.append(lease.name)
+        return took(lease, *arguments)
+
+    looks: list[str] = []
+    took = HubLease.take
+    monkeypatch.setattr(HubLease, "take", take)
+    asked, sent = asker(), [message() for _ in range(4)]
+    turns = Turns(str(tmp_path / "celeriac.db"), "normal", 10.0, Clock(), {"hub.clients": list})
+    turns.run([asked("broker.publish", [encode(message())]), asked("operations.pause", "default")])
+    leases = [asked("broker.lease", b"{}", 60.0) for _ in range(5)]
+    turns.run(leases)
+    waiting = [asked("leases.receive", lease.body, 1, [], ["default"], {PLAIN: 1}, 60.0) for lease in leases]
+    assert turns.run(waiting) == []
+    for one in sent:
+        turns.run([asked("broker.publish", [encode(one)])])
+    assert looks == []
+    answered = turns.run([asked("operations.resume", "default")])
+    turns.close()
+    assert len([job for job in answered if job in waiting and len(job.body) == 1]) == len(waiting)
 
 
 async def test_scheduled_messages_are_given_when_they_are_due_the_soonest_first(broker: HubBroker) -> None:

@@ -38,7 +38,7 @@ FEW: Final = 32  # outcomes; who waits for more …
 PAUSE_PER_ID: Final = 1e-5  # … is answered so many seconds, for each, after the first of them was stored …
 LONGEST_PAUSE: Final = 0.1  # … at most
 LONGEST_WAIT: Final = 3600.0
-FIRST: Final = "SELECT 1 FROM ready WHERE line = ? LIMIT 1"
+FIRST: Final = "SELECT 1 FROM ready WHERE line = ? AND NOT EXISTS (SELECT 1 FROM pauses WHERE queue = ?) LIMIT 1"
 SOME_FRESH: Final = "SELECT 1 FROM fresh LIMIT 1"
 SOONEST: Final = "SELECT min(due_at) FROM scheduled"
 
@@ -253,11 +253,12 @@ class Polls:
             self._database.write(line_up, quiet=True)
 
     def _has_messages(self, line: Line) -> bool:
+        """Return whether a line has messages, and its queue is not paused: then nobody of those who wait looks."""
         number = self._database.connection().lines.get(line)
         if number is None:  # it was made in this turn
             return line in self._carrier.written
         read = self._database.read
-        return read(lambda connection: connection.execute(FIRST, (number,)).fetchone()) is not None
+        return read(lambda connection: connection.execute(FIRST, (number, line[0])).fetchone()) is not None
 
     def _soonest(self) -> float:
         (soonest,) = self._database.read(lambda connection: connection.execute(SOONEST).fetchone())
