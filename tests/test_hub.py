@@ -24,6 +24,7 @@ import zmq
 
 from celeriac import Celeriac
 from celeriac.backends.zmq import HubBackend
+from celeriac.brokers.sqlite.rows import DUE
 from celeriac.brokers.zmq import HubBroker
 from celeriac.drivers.zmq.address import Address, hex_of, read_key_file
 from celeriac.drivers.zmq.conversation import Ask, Conversation
@@ -60,6 +61,7 @@ from celeriac.model.message import PLAIN, encode, new_id
 from celeriac.ports.broker import Action, Delivery, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.testing import running_worker
+from tests.clock import FakeClock
 from tests.conformance.backend import node_end, plan
 from tests.conformance.broker import ids, message, success
 from tests.hub_server import HubServer, running_hub
@@ -679,6 +681,31 @@ def test_of_those_who_wait_nobody_looks_into_a_paused_queue(tmp_path: Path, monk
     answered = turns.run([asked("operations.resume", "default")])
     turns.close()
     assert len([job for job in answered if job in waiting and len(job.body) == 1]) == len(waiting)
+
+
+def test_of_many_messages_that_are_due_together_a_turn_moves_a_part_and_the_next_follows_at_once(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    asked, count = asker(), 5
+    turns = Turns(str(tmp_path / "celeriac.db"), "normal", 10.0, clock, {"hub.clients": list})
+    leases = [asked("broker.lease", b"{}", 600.0) for _ in range(count)]
+    turns.run(leases)
+    waiting = [asked("leases.receive", lease.body, 1, [], ["default"], {PLAIN: 1}, 600.0) for lease in leases]
+    elsewhere = asked("leases.receive", leases[0].body, 2, [], ["elsewhere"], {PLAIN: 1}, 600.0)
+    turns.run([*waiting, elsewhere])
+    for queue in ["default"] * count + ["elsewhere"]:
+        due = [message(queue, due_at=clock.now() + 60.0) for _ in range(DUE)]
+        turns.run([asked("broker.publish", [encode(one) for one in due])])
+    clock.advance(60.0)
+    assert set(turns.run(())) == set(waiting)
+    left = "SELECT count(*) FROM scheduled"
+    assert turns.database.read(lambda connection: connection.execute(left).fetchone()) == (count * DUE,)
+    for _ in range(count):
+        assert turns.polls.next_at() <= clock.monotonic()
+        assert not elsewhere.is_answered
+        turns.run(())
+    turns.close()
+    assert len(elsewhere.body) == 1
 
 
 async def test_scheduled_messages_are_given_when_they_are_due_the_soonest_first(broker: HubBroker) -> None:

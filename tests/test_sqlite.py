@@ -25,7 +25,7 @@ from celeriac import Celeriac
 from celeriac.app.connections import file_url
 from celeriac.backends.sqlite import SQLiteBackend
 from celeriac.brokers.sqlite import SQLiteBroker, connect, lines
-from celeriac.brokers.sqlite.rows import LINE_UP, seq_of, seqs_of
+from celeriac.brokers.sqlite.rows import DUE, LINE_UP, seq_of, seqs_of
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
 from celeriac.drivers.sqlite.schema import APPLICATION_ID, MIGRATIONS
@@ -778,6 +778,28 @@ async def test_a_message_behind_thousands_of_fresh_messages_of_other_queues_is_r
     assert [delivery.message.id for delivery in mine] == [urgent[1].id, late.id]
     others = await lease.receive(["other"], {PLAIN: 3 * LINE_UP}, 0.0)
     assert [delivery.message.body for delivery in others] == [b"", *(b"%d" % n for n in range(2 * LINE_UP + 5))]
+
+
+async def test_many_messages_that_are_due_together_are_moved_by_and_by_and_all_are_received(
+    path: Path, clock: FakeClock
+) -> None:
+    broker = SQLiteBroker(Database(str(path)), clock)
+    due_at = clock.now() + 60.0
+    sent = [Message(id=id, task="t", due_at=due_at) for id in new_ids(2 * DUE + 5)]
+    last = Message(id=new_id(), task="t", queue="mine", due_at=due_at + 1.0)
+    broker.publish([*sent, last])
+    clock.advance(100.0)
+    lease = await broker.lease(WorkerInfo(name="a"), 600.0, 3)
+    [first] = await lease.receive(["default"], {PLAIN: 1}, 0.0)
+    assert broker.database.read(_tables)["ready"] == DUE - 1
+    [mine] = await lease.receive(["mine"], {PLAIN: 1}, PATIENCE)
+    others = await lease.receive(["default"], {PLAIN: 3 * DUE}, 0.0)
+    assert [delivery.message for delivery in (first, *others, mine)] == [*sent, last]
+    await lease.settle([Settlement(delivery=delivery) for delivery in (first, *others, mine)])
+    broker.publish([Message(id=id, task="t", due_at=clock.now() + 60.0) for id in new_ids(2 * DUE)])
+    clock.advance(100.0)
+    assert [(found.ready, found.scheduled) for found in await broker.operations().queues()] == [(2 * DUE, 0)]
+    broker.close()
 
 
 async def test_fresh_messages_are_listed_and_purged(open_broker: Open) -> None:

@@ -135,10 +135,11 @@ class Polls:
     def _take(self, job: Job) -> None:
         number, receipt, _, queues, slots, _ = job.arguments
         try:
-            taken = self._leases.of(number).take(receipt, queues, slots)
+            taken = self._leases.of(number).take(receipt, queues, slots, self._turn.is_lined_up)
         except CeleriacError as error:
             job.answer(str(error), kind_of(error))
             return
+        self._turn.is_lined_up = True
         if taken:
             job.answer([given_of(one) for one in taken])
 
@@ -225,6 +226,7 @@ class Polls:
         self._due_at, self._carrier.due_at = min(self._due_at, self._carrier.due_at), float("inf")
         if now >= self._due_at:
             self._database.write(lambda connection: wake_due(connection, now), quiet=True)
+            self._turn.is_lined_up = True
             self._turn.look_everywhere()
         if self._turn.is_open:
             self._line_up()

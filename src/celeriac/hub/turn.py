@@ -14,6 +14,7 @@ class Turn:
         self.is_alone = False  # it is the only request of the turn, and nobody waits for messages
         self.channels: set[str] = set()  # on which something was broadcast
         self.is_open = False  # any queue may have messages that were not written in this turn
+        self.is_lined_up = False  # what is due was moved to its line: of many a part, so that a turn is short
 
     def look_everywhere(self) -> None:
         """Have all who wait for messages look."""
@@ -22,4 +23,4 @@ class Turn:
     def clear(self) -> None:
         """Begin the next turn."""
         self.channels.clear()
-        self.is_open = False
+        self.is_open = self.is_lined_up = False

@@ -113,9 +113,13 @@ class SQLiteLease(Lease):
         return max(0.0, soonest - self._clock.now()) if isinstance(soonest, int | float) else float("inf")
 
     def _take(self, connection: Connection, queues: Sequence[str], slots: Slots) -> list[Delivery]:
-        self._check(connection)
+        """Take messages, after what is due and what is fresh was moved to its line: of many, a part."""
         wake_due(connection, self._clock.now())
         line_up(connection)
+        return self._take_ready(connection, queues, slots)
+
+    def _take_ready(self, connection: Connection, queues: Sequence[str], slots: Slots) -> list[Delivery]:
+        self._check(connection)
         free = dict(slots)
         deliveries: list[Delivery] = []
         self._receipts += 1

@@ -197,7 +197,8 @@ class SQLiteOperations(Operations):
         """Move due messages to their lines, because there may be no worker that has done it."""
         now = self._clock.now()
         if self._rows("SELECT 1 FROM scheduled WHERE due_at <= ? LIMIT 1", (now,)):
-            await self._database.awrite(lambda connection: wake_due(connection, now))
+            while await self._database.awrite(lambda connection: wake_due(connection, now)):
+                pass
 
     def _shown(self, raw: bytes, line: int, queue: str | None = None) -> Message:
         """Decode the message of a row for display; return a placeholder if it is unreadable."""

@@ -18,6 +18,7 @@ from celeriac.model.gate import Unreadable
 from celeriac.model.message import HIGHEST_PRIORITY, Message, new_id
 
 __all__ = [
+    "DUE",
     "INSERT_ONE",
     "LINE_UP",
     "USUAL_RANK",
@@ -37,7 +38,10 @@ __all__ = [
     "write",
 ]
 
-WAKE_DUE = f"INSERT OR IGNORE INTO ready ({KEPT}) SELECT {KEPT} FROM scheduled WHERE due_at <= ?"  # noqa: S608 - constants
+_DUE = ("WHERE (line, rank, seq) IN (SELECT line, rank, seq FROM scheduled WHERE due_at <= ? "
+        "ORDER BY due_at, line, rank, seq LIMIT ?)")  # fmt: skip
+WAKE_DUE = f"INSERT OR IGNORE INTO ready ({KEPT}) SELECT {KEPT} FROM scheduled {_DUE}"  # noqa: S608 - constants
+TAKE_DUE_AWAY = f"DELETE FROM scheduled {_DUE}"  # noqa: S608
 EPOCH = 1_735_689_600_000  # milliseconds; the beginning of 2025
 
 NewRow = tuple[int, int, int, bytes]
@@ -55,6 +59,8 @@ INSERT_ONE, INSERT_FRESH = (
 USUAL_RANK = HIGHEST_PRIORITY - Message(id="", task="").priority
 LINE_UP = 10_000
 """Fresh messages that are moved in one transaction: others wait for the write lock meanwhile."""
+DUE = 2_000
+"""Due messages that are moved at once: each costs more than a fresh one."""
 
 _BETWEEN = "line = ?1 AND rank = ?2 AND seq BETWEEN ?3 AND ?4"
 ANY_BETWEEN = " UNION ALL ".join(f"SELECT 1 FROM {state} WHERE {_BETWEEN}" for state in TABLES) + " LIMIT 1"  # noqa: S608
@@ -251,8 +257,9 @@ def wake(connection: sqlite3.Connection, found: Found) -> None:
     remove(connection, found)
 
 
-def wake_due(connection: sqlite3.Connection, now: float) -> None:
-    """Make all due messages ready."""
-    if connection.execute("SELECT 1 FROM scheduled WHERE due_at <= ? LIMIT 1", (now,)).fetchone() is not None:
-        connection.execute(WAKE_DUE, (now,))
-        connection.execute("DELETE FROM scheduled WHERE due_at <= ?", (now,))
+def wake_due(connection: sqlite3.Connection, now: float) -> bool:
+    """Make due messages ready, the soonest first; return whether there may be more than are moved at once."""
+    if connection.execute("SELECT 1 FROM scheduled WHERE due_at <= ? LIMIT 1", (now,)).fetchone() is None:
+        return False
+    connection.execute(WAKE_DUE, (now, DUE))
+    return connection.execute(TAKE_DUE_AWAY, (now, DUE)).rowcount == DUE

@@ -45,10 +45,11 @@ class HubLease(SQLiteLease):
         """Return whether there may be a message to take. Only reads."""
         return self._database.read(lambda connection: self._due_in(connection, queues, slots)) <= 0
 
-    def take(self, receipt: int, queues: Sequence[str], slots: Mapping[str, int]) -> list[Delivery]:
-        """Take messages under a receipt."""
+    def take(self, receipt: int, queues: Sequence[str], slots: Mapping[str, int], lined_up: bool) -> list[Delivery]:
+        """Take messages under a receipt. `lined_up`: nothing has to be moved to its line before."""
         self._receipts = receipt - 1
-        return self._database.write(lambda connection: self._take(connection, queues, slots))
+        take = self._take_ready if lined_up else self._take
+        return self._database.write(lambda connection: take(connection, queues, slots))
 
     def taken(self, receipt: int | None) -> list[Given]:
         """Return what was taken under a receipt before; None: what was taken over from dead workers."""
