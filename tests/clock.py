@@ -8,10 +8,11 @@ from celeriac.model.clock import Clock
 
 
 class FakeClock(Clock):
-    """`now` is set by the test; `monotonic`, by which waits end, is the machine's own."""
+    """`now` and `steady` are set by the test; `monotonic`, by which waits end, is the machine's own."""
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self.instant = now
+        self.passed = 0.0
 
     def now(self) -> float:
         return self.instant
@@ -19,6 +20,14 @@ class FakeClock(Clock):
     def monotonic(self) -> float:
         return time.monotonic()
 
+    def steady(self) -> float:
+        return self.passed
+
     def advance(self, seconds: float) -> None:
         """Let time pass."""
+        self.passed += seconds
+        self.step(seconds)
+
+    def step(self, seconds: float) -> None:
+        """Set the clock forward, although no time passes."""
         self.instant += seconds

@@ -19,7 +19,7 @@ from tests.signalling import send
 
 __all__ = ["FileClock", "HubServer", "SharedClock", "running_hub"]
 
-MOMENT = struct.Struct("d")
+MOMENT = struct.Struct("dd")
 
 
 class FileClock(FakeClock):
@@ -30,7 +30,14 @@ class FileClock(FakeClock):
         self._file = os.open(path, os.O_RDONLY)
 
     def now(self) -> float:
-        return float(MOMENT.unpack(os.pread(self._file, MOMENT.size, 0))[0])
+        return self._read()[0]
+
+    def steady(self) -> float:
+        return self._read()[1]
+
+    def _read(self) -> tuple[float, float]:
+        instant, passed = MOMENT.unpack(os.pread(self._file, MOMENT.size, 0))
+        return instant, passed
 
 
 class SharedClock(FakeClock):
@@ -42,9 +49,9 @@ class SharedClock(FakeClock):
         self._file = os.open(path, os.O_RDWR | os.O_CREAT)
         self.advance(0.0)
 
-    def advance(self, seconds: float) -> None:
-        super().advance(seconds)
-        os.pwrite(self._file, MOMENT.pack(self.instant), 0)
+    def step(self, seconds: float) -> None:
+        super().step(seconds)
+        os.pwrite(self._file, MOMENT.pack(self.instant, self.passed), 0)
 
 
 class HubServer:
@@ -82,7 +89,8 @@ class HubServer:
         self.data.unlink(missing_ok=True)
         if self.clock is not None:
             self.clock.instant = FakeClock().instant
-            self.clock.advance(0.0)
+            self.clock.passed += 3600.0  # what an earlier test has done to the clock is over
+            self.clock.step(0.0)
         return self.clock
 
     def text(self, begin: int = 0) -> str:

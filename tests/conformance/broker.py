@@ -652,6 +652,42 @@ class BrokerConformance:
         assert await receive(sweeper) == []
         assert await busy.settle([Settlement(delivery=delivery)]) == [True]
 
+    @pytest.mark.parametrize("renewed", [False, True], ids=["the sweeper sees it", "the sweeper has renewed after it"])
+    @pytest.mark.parametrize("step", [0.9 * LEASE_SECONDS, 2 * LEASE_SECONDS, 86400.0])
+    async def test_a_clock_that_is_set_forward_takes_nothing_from_whoever_renews(
+        self, ports: Ports, step: float, renewed: bool
+    ) -> None:
+        if not ports.can(Ability.CLOCK_LEASES):
+            pytest.skip("its leases end with connections")
+        ports.broker.publish([message()])
+        busy, sweeper = await ports.lease("busy"), await ports.lease("sweeper")
+        delivery = await one(busy)
+        await busy.renew()
+        ports.clock.advance(LEASE_SECONDS / 4)
+        await sweeper.renew()
+        assert await sweeper.sweep() == []
+        ports.clock.step(step)
+        for _ in range(2):
+            if renewed:
+                await sweeper.renew()
+            assert await sweeper.sweep() == []
+        await busy.renew()
+        assert await receive(sweeper) == []
+        for _ in range(4):
+            ports.clock.advance(LEASE_SECONDS / 2)
+            await busy.renew()
+            await sweeper.renew()
+            assert await sweeper.sweep() == []
+        assert await busy.settle([Settlement(delivery=delivery, action=Action.RETURN)]) == [True]
+        await one(busy)
+        ports.clock.advance(LEASE_SECONDS / 2)
+        await sweeper.renew()
+        ports.clock.advance(LEASE_SECONDS / 2 + 1)
+        await sweeper.sweep()
+        await one(sweeper)  # that of a dead worker is taken over in time again
+        with pytest.raises(LeaseLost):
+            await busy.renew()
+
     async def test_a_late_worker_whose_lease_nobody_swept_keeps_its_messages(self, ports: Ports) -> None:
         ports.broker.publish([message()])
         lease = await ports.lease()

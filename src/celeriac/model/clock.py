@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["Clock", "Duration", "aware", "instant", "limit", "seconds"]
+__all__ = ["Clock", "Duration", "Steps", "aware", "instant", "limit", "seconds"]
 
 
 Duration = float | timedelta
@@ -18,13 +18,39 @@ FIRST, LAST = (moment.replace(tzinfo=UTC, microsecond=0).timestamp() for moment 
 
 
 class Clock:
-    """The machine's clock. Tests pass an object with the same two methods."""
+    """The machine's clock. Tests pass an object with the same methods."""
 
     now = staticmethod(time.time)
     """Return seconds since the epoch."""
 
     monotonic = staticmethod(time.monotonic)
     """Return seconds from an arbitrary start; never goes back."""
+
+    steady = staticmethod(time.monotonic)
+    """Return the same: by how much `now` would have gone on if nobody had set it. Clocks of tests differ here: waits
+    end by `monotonic`, which nothing moves."""
+
+
+class Steps:
+    """Notices that a clock is set forward: by NTP, by an operator, or because the machine was suspended.
+
+    What others have renewed before seems to be old then, although hardly any time has passed for them.
+    """
+
+    STEP = 1.0  # seconds; less is no step
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ahead = clock.now() - clock.steady()
+        self._noticed_at = float("-inf")  # steady
+
+    def within(self, seconds: float) -> bool:
+        """Return whether a step was noticed within the last seconds. Call it often: it looks for one now."""
+        steady = self._clock.steady()
+        before, self._ahead = self._ahead, self._clock.now() - steady
+        if self._ahead > before + self.STEP:
+            self._noticed_at = steady
+        return steady < self._noticed_at + seconds
 
 
 def seconds(value: Duration, name: str = "the duration") -> float:

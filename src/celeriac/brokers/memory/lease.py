@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from celeriac.brokers.dead_workers import tell_returned
 from celeriac.drivers.memory.store import BROADCAST_SECONDS, Held, Store
 from celeriac.errors import LeaseLost
-from celeriac.model.clock import Clock
+from celeriac.model.clock import Clock, Steps
 from celeriac.model.gate import LARGEST
 from celeriac.model.message import Message, too_large
 from celeriac.ports.broker import Action, Claim, Delivery, Lease, Settlement, Slots
@@ -32,6 +32,7 @@ class MemoryLease(Lease):
         self._seconds = seconds
         self._max_deliveries = max_deliveries
         self._result_expires = result_expires
+        self._steps = Steps(clock)
         with store.lock:
             self._number = store.number() if adopted is None else adopted
             if adopted is None:
@@ -129,12 +130,13 @@ class MemoryLease(Lease):
 
     async def sweep(self) -> list[Delivery]:
         now = self._clock.now()
+        leave_alone = self._steps.within(self._seconds)  # their workers have not renewed them by this clock
         taken: list[Delivery] = []
         returned: list[tuple[str, list[Message]]] = []
         with self._store.lock:
             self._prove()
             for lease, info in list(self._store.leases.items()):
-                if info.expires_at < now and lease != self._number:
+                if info.expires_at < now and lease != self._number and not leave_alone:
                     del self._store.leases[lease]
                     taken_over, messages = self._inherit(lease)
                     taken += taken_over

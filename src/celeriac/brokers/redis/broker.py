@@ -80,9 +80,10 @@ class RedisBroker(Broker, ScheduleKeeper):
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
         name = os.urandom(9).hex()  # part of every token, so never used twice
         info = self.codec.seal("worker", msgspec.json.encode([seconds, worker]))
-        moment = self.server.moment(self.clock)
+        moment, asked_at = self.server.moment(self.clock), self.clock.steady()
         expires = await self.server.ado(self.server.script("enter", moment, name, repr(seconds), info))
-        return RedisLease(self.server, self.clock, name, seconds, expires, max_deliveries, self.result_expires)
+        return RedisLease(self.server, self.clock, name, seconds, expires, max_deliveries, self.result_expires,
+                          asked_at)  # fmt: skip
 
     def adopt(self, token: str, seconds: float) -> Lease | None:
         if not TOKEN.fullmatch(token):

@@ -39,13 +39,15 @@ class RedisLease(Lease):
     """A lease, identified by its name."""
 
     def __init__(self, server: Server, clock: Clock, name: str, seconds: float, expires: bytes, max_deliveries: int,
-                 result_expires: float | None, adopted: bool = False) -> None:  # fmt: skip
+                 result_expires: float | None, asked_at: float = 0.0, adopted: bool = False) -> None:  # fmt: skip
         self._server = server
         self._clock = clock
         self.name = name
         self._name = name
         self._seconds = seconds
-        self._expires = expires  # by the server's clock, as last replied
+        self._expires = float(expires)  # by the server's clock, as last replied
+        self._asked_to_renew_at = asked_at  # steady; the server has replied to this
+        self._no_sweep_until = float("-inf")  # steady
         self._max_deliveries = max_deliveries
         self._result_ttl = outcomes.milliseconds(result_expires)
         self._receipts = Receipts(server, clock, name)
@@ -284,14 +286,31 @@ class RedisLease(Lease):
 
     async def renew(self) -> None:
         command = self._server.script("renew", self._server.moment(self._clock), self._name, repr(self._seconds))
+        asked_at = self._clock.steady()
         expires = await self._server.ado(command)
         if expires == 0:
             raise LeaseLost
-        self._expires = expires
+        if float(expires) - self._seconds > self._latest():
+            self._no_sweep_until = self._clock.steady() + self._seconds
+        self._expires, self._asked_to_renew_at = float(expires), asked_at
         if self._adopted:
             return  # what it has received is known to the other process
         for receipt in await self._receipts.compare():
             self._sweep_doubts += (receipt - 1, receipt)
+
+    def _latest(self) -> float:
+        """Return the latest time that the server's clock can show now, unless it was set forward too far.
+
+        Workers renew their leases three times in their length, so that a third of it is not too far.
+        """
+        return self._expires - self._seconds * 2 / 3 + self._clock.steady() - self._asked_to_renew_at
+
+    def _sweeps_until(self) -> float:
+        """Return until when, by the server's clock, other leases may be found to have expired.
+
+        If its clock was set forward, all may seem so, until their workers have renewed them.
+        """
+        return min(self._expires, self._latest()) if self._clock.steady() >= self._no_sweep_until else 0.0
 
     async def sweep(self) -> list[Delivery]:
         deliveries: list[Delivery] = []
@@ -300,7 +319,7 @@ class RedisLease(Lease):
         while more:
             base, doubts = self._receipts.start(SWEEP_BATCH), list(self._sweep_doubts)
             command = self._server.script("sweep", self._server.moment(self._clock), self._name, base,
-                                          self._max_deliveries, SWEEP_BATCH, self._expires, NAMED,
+                                          self._max_deliveries, SWEEP_BATCH, repr(self._sweeps_until()), NAMED,
                                           *doubts)  # fmt: skip
             try:
                 reply = await self._server.ado(command, again=False)

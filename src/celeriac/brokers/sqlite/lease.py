@@ -26,7 +26,7 @@ from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import ACTIVE, KEPT, READY
 from celeriac.errors import LeaseLost
-from celeriac.model.clock import Clock
+from celeriac.model.clock import Clock, Steps
 from celeriac.model.gate import Unreadable
 from celeriac.model.message import Message
 from celeriac.ports.broker import Action, Claim, Delivery, Lease, Settlement, Slots
@@ -72,7 +72,7 @@ class SQLiteLease(Lease):
     """A lease, identified by its number in the table `leases`."""
 
     def __init__(self, database: Database, clock: Clock, number: int, seconds: float, max_deliveries: int,
-                 result_expires: float | None) -> None:  # fmt: skip
+                 result_expires: float | None, steps: Steps | None = None) -> None:  # fmt: skip
         self._database = database
         self._clock = clock
         self.name = str(number)
@@ -82,6 +82,7 @@ class SQLiteLease(Lease):
         self._result_expires = result_expires
         self._receipts = 0
         self._lines = Lines()
+        self._steps = Steps(clock) if steps is None else steps
 
     # --- Receive --------------------------------------------------------------------------------------
 
@@ -242,15 +243,23 @@ class SQLiteLease(Lease):
 
     async def sweep(self) -> list[Delivery]:
         now = self._clock.now()
-        if not self._database.read(lambda connection: self._overdue(connection, now)):
+        if not self._is_overdue(now):
             return []
         deliveries, returned = await self._database.awrite(lambda connection: self._sweep(connection, now))
         for info, messages in returned:
             tell_returned(worker_of(info, self._database.codec).name, messages, len(messages))
         return deliveries
 
+    def _is_overdue(self, now: float) -> bool:
+        """Return whether there is anything to sweep. Only reads.
+
+        When the clock was set forward, nothing is: all leases may seem to have expired, until their workers renew them.
+        """
+        if self._steps.within(self._seconds):
+            return False
+        return self._database.read(lambda connection: self._overdue(connection, now))
+
     def _overdue(self, connection: sqlite3.Connection, now: float) -> bool:
-        """Return whether there is anything to sweep. Only reads."""
         horizon = None if self._result_expires is None else now - self._result_expires
         if self._result_expires is not None and workflows.overdue(connection, now, self._result_expires):
             return True

@@ -19,7 +19,7 @@ from celeriac.drivers.zmq.parcels import Parcel, parcel_of, parcel_of_outcome
 from celeriac.drivers.zmq.verbs import Advanced, Found, Given, Settled
 from celeriac.hub.database import HubDatabase, finish
 from celeriac.hub.turn import Turn
-from celeriac.model.clock import Clock
+from celeriac.model.clock import Clock, Steps
 from celeriac.model.gate import Unreadable
 from celeriac.ports.broker import Claim, Delivery
 
@@ -88,14 +88,13 @@ class HubLease(SQLiteLease):
 
     def is_overdue(self) -> bool:
         """Return whether there is anything to sweep. Only reads."""
-        now = self._clock.now()
-        return self._database.read(lambda connection: self._overdue(connection, now))
+        return self._is_overdue(self._clock.now())
 
     def sweep_now(self) -> tuple[list[Delivery], list[tuple[bytes, list[Any]]]]:
         """Return what this lease takes over, and what returned to the queues, by the infos of dead workers."""
-        if not self.is_overdue():
-            return [], []
         now = self._clock.now()
+        if not self._is_overdue(now):
+            return [], []
         self._receipts = time.time_ns() // 1000  # above those of earlier sweeps; below 0 they are no client's
         return self._database.write(lambda connection: self._sweep(connection, now))
 
@@ -108,6 +107,7 @@ class Leases:
         self._database = database
         self._clock = clock
         self._known: dict[int, HubLease] = {}
+        self._steps = Steps(clock)
 
     def of(self, number: int) -> HubLease:
         """Return a lease, whether it stands or not."""
@@ -115,7 +115,7 @@ class Leases:
         if lease is None:
             if len(self._known) >= KNOWN:
                 self._known.clear()
-            lease = self._known[number] = HubLease(self._database, self._clock, number, 60.0, 3, None)
+            lease = self._known[number] = HubLease(self._database, self._clock, number, 60.0, 3, None, self._steps)
         return lease
 
     def void(self, lease: int, receipts: list[int]) -> None:

@@ -1,8 +1,8 @@
--- now, lease, base receipt, most deliveries, limit, when this lease expires as far as its worker knows, how many
+-- now, lease, base receipt, most deliveries, limit, until when other leases may be found to have expired, how many
 -- messages of a dead worker are named, then ranges of receipts (above, up to) of earlier sweeps whose reply was lost.
 -- Returns messages held by expired leases to their queues, or takes them over if they must not be run again; deletes
--- expired leases that hold nothing. If this lease has expired too, other leases are left alone: the server was probably
--- away, and no worker could renew.
+-- expired leases that hold nothing. If it is later than that, other leases are left alone: this one has expired, too, so
+-- that the server was probably away, and no worker could renew; or the server's clock was set forward.
 -- Returns 0 if this lease is lost, -1 if it refuses this request because of a fence, else {1 if there is more to do; for each dead worker whose messages have returned
 -- {its info, their number, the blobs of those that are named}; then for each message taken over, flat: blob, -receipt,
 -- deliveries, queue}.
