@@ -32,7 +32,7 @@ from celeriac.drivers.redis.calls import Call, Step
 from celeriac.drivers.redis.connection import Connection
 from celeriac.drivers.redis.error_translation import InDoubt, silent
 from celeriac.drivers.redis.outcomes import channel_of
-from celeriac.drivers.redis.pubsub import Subscriber
+from celeriac.drivers.redis.pubsub import OPEN_SECONDS, Subscriber
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.redis.wire import Wire
 from celeriac.errors import (
@@ -291,7 +291,7 @@ async def test_a_listener_that_starts_while_another_connects_receives_each_paylo
     heard: list[bytes | None] = []
     connecting = asyncio.ensure_future(broker.server.hear("a", heard.append))
     await asyncio.sleep(0)
-    broker.server.hear_now("b", heard.append)
+    await broker.server.hear("b", heard.append)
     await connecting
     assert redis.ask("PUBSUB", "NUMSUB", "a", "b") == [b"a", 1, b"b", 1]
     for channel in ("a", "b"):
@@ -310,12 +310,11 @@ async def test_a_connection_that_is_lost_before_it_subscribes_is_replaced(broker
         return connection
 
     subscriber = Subscriber(connect, TIMEOUT)
-    with pytest.raises(OSError):
-        await subscriber.join("a", callback)
-    with pytest.raises(OSError):
-        subscriber.join_now("a", callback)
+    for _ in range(2):
+        with pytest.raises(OSError):
+            await subscriber.join("a", callback)
     await subscriber.join("a", callback)
-    subscriber.join_now("b", callback)
+    await subscriber.join("b", callback)
     subscriber.close()
 
 
@@ -924,6 +923,37 @@ def test_all_coroutines_that_wait_for_a_frozen_server_fail_together(
         redis.send(signal.SIGCONT)
     assert time.monotonic() - started < TIMEOUT * 5  # and not one after the other
     assert {type(error) for error in errors} == {BrokerUnavailable}
+    broker.close()
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["before", "after the server was found suitable"])
+async def test_who_listens_to_a_frozen_server_lets_the_loop_run_and_fails_soon(redis: RedisServer, known: bool) -> None:
+    broker = broker_on(redis, timeout=20.0)
+    if known:
+        broker.publish([message()])
+    pauses: list[float] = []
+
+    async def tick() -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(0.01)
+            pauses.append(time.monotonic() - last)
+            last = time.monotonic()
+
+    redis.send(signal.SIGSTOP)
+    ticking, begun = asyncio.ensure_future(tick()), time.monotonic()
+    try:
+        with pytest.raises(BrokerUnavailable):
+            await broker.listen("news")
+    finally:
+        redis.send(signal.SIGCONT)
+        ticking.cancel()
+    assert in_time(time.monotonic() - begun, OPEN_SECONDS + 1)
+    assert max(pauses, default=20.0) < 0.9 * OPEN_SECONDS
+    async with asyncio.timeout(PROMPTLY):
+        news = await broker.listen("news")
+        await broker.broadcast("news", [b"1"])
+        assert await anext(news) == b"1"
     broker.close()
 
 

@@ -112,7 +112,7 @@ class RedisBroker(Broker, ScheduleKeeper):
             payloads.append(MISSED if payload is None else payload)
             arrived.set()
 
-        self.server.hear_now(name, hear)
+        await self.server.hear(name, hear)
 
         async def listening() -> AsyncGenerator[bytes, None]:
             try:

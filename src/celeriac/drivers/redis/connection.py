@@ -29,27 +29,31 @@ class Connection:
     Raises only `OSError` (`TimeoutError` among them); error replies are returned as they are.
     """
 
-    def __init__(self, address: Address, timeout: float, within: float) -> None:
-        """Connect within `within` seconds; later, no exchange takes longer than `timeout` seconds."""
-        deadline = time.monotonic() + within
+    def __init__(self, address: Address, timeout: float, deadline: float) -> None:
+        """Connect until the deadline (monotonic), also for `check`; no exchange takes longer than `timeout` seconds."""
         self.address = address
         self.reader = hiredis.Reader()
-        self.socket = TimedSocket(address.connect(within))
-        self._timeout = max(0.01, deadline - time.monotonic())
+        self.socket = TimedSocket(address.connect(_left(deadline)))
+        self._timeout = timeout
+        self._opens_until = deadline
         self._skip = 0  # for how many replies polling is skipped; doubles each time that polling was in vain
         self._skips_left = 0
         try:
             self.greetings = self._greet(address)
-            self._timeout = timeout
         except BaseException:
             self.close()
             raise
 
     def _greet(self, address: Address) -> list[Any]:
         commands = address.greeting()
-        if not commands:
-            return []
-        return self.exchange(b"".join(map(hiredis.pack_command, commands)), len(commands))
+        return self.check(*map(hiredis.pack_command, commands)) if commands else []
+
+    def check(self, *packed: bytes) -> list[Any]:
+        """Exchange commands of the opening: all of it ends at one deadline."""
+        timeout, self._timeout = self._timeout, _left(self._opens_until)
+        replies = self.exchange(b"".join(packed), len(packed))
+        self._timeout = timeout
+        return replies
 
     def exchange(self, packed: bytes, count: int) -> list[Any]:
         """Send commands; return as many replies."""
@@ -117,8 +121,8 @@ def resolve(address: Address, within: float) -> Address:
     for host, port in address.sentinels:
         try:
             limit = min(within, SENTINEL_SECONDS)
-            sentinel = Connection(Address(host=host, port=port), limit, limit)
-            [reply] = sentinel.exchange(question, 1)
+            sentinel = Connection(Address(host=host, port=port), limit, time.monotonic() + limit)
+            [reply] = sentinel.check(question)
             sentinel.close()
         except OSError as error:
             failure = error
@@ -127,3 +131,7 @@ def resolve(address: Address, within: float) -> Address:
             return address.at(reply[0].decode(), int(reply[1]))
         failure = ConnectionError(f"the Sentinel at {host}:{port} knows no {address.service!r}")
     raise failure or ConnectionError("the URL names no Sentinels")
+
+
+def _left(deadline: float) -> float:
+    return max(0.01, deadline - time.monotonic())

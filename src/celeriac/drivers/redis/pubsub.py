@@ -40,7 +40,7 @@ class PubSub:
         self._replies: list[Any] = []
 
     def subscribe(self, channels: Iterable[str]) -> None:
-        """Subscribe to channels; see `confirm`."""
+        """Subscribe to channels."""
         self._send(self._packed("SUBSCRIBE", channels), AT_ONCE)
 
     def unsubscribe(self, channels: Iterable[str]) -> None:
@@ -68,12 +68,6 @@ class PubSub:
         """Block until a payload, a confirmation or a reply has arrived, or until the time is over."""
         with contextlib.suppress(TimeoutError):
             self._feed(self.connection.socket.read(CHUNK, time.monotonic() + seconds))
-
-    def confirm(self, seconds: float) -> None:
-        """Block until all subscriptions are confirmed. Raises `TimeoutError`."""
-        deadline = time.monotonic() + seconds
-        while self.confirmed < self.sent:
-            self._pump_until(deadline)
 
     def _pump_until(self, deadline: float) -> None:
         left = deadline - time.monotonic()
@@ -135,24 +129,6 @@ class Subscriber:
             self._send(PubSub.subscribe, channel)
         await self._all_confirmed()
 
-    def join_now(self, channel: str, callback: Callback) -> None:
-        """Blocking version of `join`; it blocks the event loop for a moment."""
-        if self._pubsub is None:
-            self._adopt(self._connect(min(self._timeout, OPEN_SECONDS)))
-        assert self._pubsub is not None
-        pubsub = self._pubsub
-        is_new = channel not in self._callbacks
-        self._callbacks.setdefault(channel, []).append(callback)
-        try:
-            if is_new:
-                pubsub.subscribe([channel])
-            pubsub.confirm(self._timeout)
-        except BaseException:
-            self._lost(pubsub)
-            self.leave(channel, callback)
-            raise
-        self._confirmed.set()
-
     def leave(self, channel: str, callback: Callback) -> None:
         """Undo a `join`."""
         callbacks = self._callbacks.get(channel, [])
@@ -185,9 +161,6 @@ class Subscriber:
 
     def _adopt(self, connection: Connection) -> None:
         """Use a new connection for all subscriptions. Raises `OSError` if it is lost already."""
-        if self._pubsub is not None:  # `join_now` has connected meanwhile
-            connection.close()
-            return
         pubsub = self._pubsub = PubSub(connection, self._hear)
         self._send(lambda pubsub, _: pubsub.subscribe(self._callbacks), "")
         if self._pubsub is not pubsub:

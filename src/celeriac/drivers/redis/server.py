@@ -199,24 +199,28 @@ class Server:
     # --- Connections ----------------------------------------------------------------------------------
 
     def connect(self, within: float) -> Connection:
-        """Return a new blocking connection to a suitable server. Raises `OSError`, `BrokerError`, …"""
-        connection = Connection(resolve(self.address, within), self.timeout, within)
+        """Return a new blocking connection to a suitable server, within so many seconds.
+
+        Raises `OSError`, `BrokerError`, …
+        """
+        deadline = time.monotonic() + within
+        connection = Connection(resolve(self.address, within), self.timeout, deadline)
         try:
             checks = self._opening.check(connection.greetings)
             with contextlib.suppress(StopIteration):
                 packed = next(checks)
                 while True:
-                    packed = checks.send(connection.exchange(packed, 1)[0])
+                    packed = checks.send(connection.check(packed)[0])
         except BaseException:
             connection.close()
             raise
         return connection
 
     def connect_pubsub(self, within: float) -> Connection:
-        """Return a new connection for a `PubSub`."""
+        """Return a new connection for a `PubSub`, within so many seconds."""
         connection = self.connect(within)
         try:
-            raise_for(connection.exchange(pack(("HELLO", 3)), 1), self.address)
+            raise_for(connection.check(pack(("HELLO", 3))), self.address)
         except BaseException:
             connection.close()
             raise
@@ -259,13 +263,6 @@ class Server:
         """Call back with each payload sent on a channel after this returns; see `Subscriber`."""
         try:
             await self.session().subscriber.join(channel, callback)
-        except OSError as error:
-            raise self.silent(error) from error
-
-    def hear_now(self, channel: str, callback: Callback) -> None:
-        """Blocking version of `hear`; it blocks the running event loop for a moment."""
-        try:
-            self.session().subscriber.join_now(channel, callback)
         except OSError as error:
             raise self.silent(error) from error
 
