@@ -212,10 +212,11 @@ def test_an_app_is_found_or_the_error_says_why_not(folder: Path, source: str, sp
     )
 
 
-def test_a_package_may_keep_its_app_in_its_module_celeriac(folder: Path) -> None:
+@pytest.mark.parametrize("module", ["celeriac", "celery"])
+def test_a_package_may_keep_its_app_in_a_module_of_its_own(folder: Path, module: str) -> None:
     (folder / "proj").mkdir()
     (folder / "proj" / "__init__.py").touch()
-    (folder / "proj" / "celeriac.py").write_text("from celeriac import Celeriac\napp = Celeriac('proj')\n")
+    (folder / "proj" / f"{module}.py").write_text("from celeriac import Celeriac\napp = Celeriac('proj')\n")
     assert run("-A", "proj", "queues").exit_code == 0
 
 

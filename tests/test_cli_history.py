@@ -12,7 +12,7 @@ import pytest
 from celeriac import Celeriac, states
 from celeriac.cli import main
 from celeriac.cli.audit import operator
-from celeriac.errors import BackendError
+from celeriac.errors import BackendError, ImproperlyConfigured
 from celeriac.inspector import Inspector
 from celeriac.model.history import SLOT, Attempt, Batch, FailureSignature, Key, Sums
 from celeriac.model.message import Message
@@ -163,14 +163,17 @@ def test_a_command_is_written_down_with_who_ran_it(app: Celeriac) -> None:
     assert "Resume paused queues." in command(app, "stats", "audit").stdout
 
 
-def test_a_command_is_done_when_the_audit_is_away(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [BackendError("the history is away"), ImproperlyConfigured("a caller's key")])
+def test_a_command_is_done_when_the_audit_cannot_be_written(
+    app: Celeriac, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     async def fails(event: object) -> None:
-        raise BackendError("the history is away")
+        raise error
 
     monkeypatch.setattr(app.history, "audit", fails)
     done = command(app, "queues", "pause", "default")
     assert done.exit_code == 0
-    assert "missing in the audit: the history is away" in done.stderr
+    assert f"missing in the audit: {error}" in done.stderr
 
 
 # --- tasks --------------------------------------------------------------------------------------------

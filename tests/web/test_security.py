@@ -20,6 +20,7 @@ from starlette.requests import Request
 from celeriac import Celeriac
 from celeriac.errors import CeleriacError, ImproperlyConfigured
 from celeriac.inspector.bulk import ACTIONS
+from celeriac.model.keys import new_key, parse_key, write_caller_key
 from celeriac.model.status_urls import signed_path
 from celeriac.web import Limits, User, api
 from celeriac.web.application import ENDPOINTS
@@ -174,6 +175,17 @@ def test_an_expired_token_is_refused(tmp_path: Path) -> None:
     assert tokens.user(text, now.timestamp() + 3600) is None
     assert tokens.user(text[:-1] + ("0" if text[-1] != "0" else "1"), now.timestamp()) is None
     assert tokens.user(text.replace("clr_ci", "clr_di"), now.timestamp()) is None
+
+
+async def test_with_a_callers_key_an_action_is_done_though_its_audit_cannot_be_written(
+    make_app: Callable[..., Celeriac], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = write_caller_key(parse_key(new_key()))
+    site = api(make_app(broker_url=f"sqlite:///{tmp_path}/shop.db", security_keys=[key]))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(site), base_url="http://localhost") as client:
+        answer = await client.patch(f"{API}/queues/default", json={"paused": True}, headers={"Origin": "http://localhost"})
+        assert (answer.status_code, answer.json()["paused"]) == (200, True)
+    assert "is missing in the audit: A value of the kind 'history' must be signed" in caplog.text
 
 
 @pytest.mark.parametrize("way", ["the last one is removed", "the file is lost", "the file was empty"])

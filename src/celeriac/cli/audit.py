@@ -17,7 +17,7 @@ import msgspec
 
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session
-from celeriac.errors import BackendError, BrokerError
+from celeriac.errors import CeleriacError
 from celeriac.inspector.audit import ACTION
 from celeriac.model.history import Event
 
@@ -72,7 +72,7 @@ def _note(session: Session, given: Mapping[str, Any]) -> None:
                   data={"command": _name(context), "arguments": _plain(arguments)})  # fmt: skip
     try:
         session.run(history.audit(event))
-    except (BackendError, BrokerError) as error:
+    except CeleriacError as error:
         echo(f"Note: this is missing in the audit: {error}", err=True)
 
 

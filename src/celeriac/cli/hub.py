@@ -50,7 +50,7 @@ def _hub(module: str) -> Any:
               help="Let in everybody, and encrypt nothing, on an address that other machines reach.")  # fmt: skip
 @click.option("--synchronous", type=click.Choice(["normal", "full"]), default="normal", show_default=True,
               help="What a commit survives: killed processes, or also a power cut.")  # fmt: skip
-@log_options
+@log_options_with("info", "text")
 @click.pass_context
 def command(context: click.Context, *, binds: tuple[str, ...], data: str, folder: Path | None, insecure: bool,
             synchronous: str, loglevel: str | None, log_format: str | None) -> None:  # fmt: skip

@@ -24,6 +24,9 @@ __all__ = ["AppError", "find_app", "importing"]
 NAMES = ("app", "celeriac")
 """The names that are tried when -A names only a module."""
 
+INNER = ("celeriac", "celery")
+"""The modules that are tried when -A names a package without an app."""
+
 PACKAGE = str(Path(celeriac.__file__).parent) + os.sep
 
 
@@ -70,9 +73,9 @@ def _only(module: ModuleType) -> Celeriac:
     if apps:
         choices = " or ".join(f"-A {module.__name__}:{name}" for name in apps)
         raise AppError(f"The module {module.__name__!r} has several apps. Choose one: {choices}.")
-    inner = f"{module.__name__}.celeriac"
-    if hasattr(module, "__path__") and importlib.util.find_spec(inner) is not None:
-        return _only(_import(inner))
+    for inner in (f"{module.__name__}.{name}" for name in INNER if hasattr(module, "__path__")):
+        if importlib.util.find_spec(inner) is not None:
+            return _only(_import(inner))
     raise AppError(f"The module {module.__name__!r} ({module.__file__}) has no app.{_how_to_make(module)}")
 
 

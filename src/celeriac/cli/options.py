@@ -19,15 +19,24 @@ LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 
 def log_options(command: Command) -> Command:
-    """Add `--loglevel` and `--log-format` to a command."""
-    for option in (
-        click.option("--log-format", type=click.Choice(["text", "json"]),
-                     help="Log text, or one JSON object per line.  [default: as worker_log_format says]"),
-        click.option("-l", "--loglevel", type=click.Choice(LEVELS, case_sensitive=False),
-                     help="Log messages of this level and above.  [default: warning]"),
-    ):  # fmt: skip
-        command = option(command)
-    return command
+    """Add `--loglevel` and `--log-format` to a command that logs as a worker does."""
+    return log_options_with("warning", "as worker_log_format says")(command)
+
+
+def log_options_with(level: str, form: str) -> Callable[[Command], Command]:
+    """Return a decorator that adds `--loglevel` and `--log-format` to a command, with these defaults in their help."""
+
+    def decorate(command: Command) -> Command:
+        for option in (
+            click.option("--log-format", type=click.Choice(["text", "json"]),
+                         help=f"Log text, or one JSON object per line.  [default: {form}]"),
+            click.option("-l", "--loglevel", type=click.Choice(LEVELS, case_sensitive=False),
+                         help=f"Log messages of this level and above.  [default: {level}]"),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def json_value(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:

@@ -82,7 +82,7 @@ def command(session: Session, *, host: str | None, port: int | None, hosts: tupl
     def ready(address: str) -> None:
         link = site.link(address) if opens else None
         echo(f"celeriac {__version__}: the dashboard and the HTTP API are running on {address}\n"
-             f"  app        {app.main}, {len(app.tasks)} tasks\n"
+             f"  app        {app.main}, {len(app.tasks)} {'task' if len(app.tasks) == 1 else 'tasks'}\n"
              + (f"  sign in    {link}\n" if link else "") + "  Ctrl-C stops it.", err=True)  # fmt: skip
         if link and sys.stderr.isatty():
             click.launch(link)
@@ -100,7 +100,7 @@ def token() -> None:
 
     \b
     Examples:
-      celeriac -A shop web token add ci --scope tasks:send:mail.* --scope results:read
+      celeriac -A shop web token add ci --scope 'tasks:send:mail.*' --scope results:read
       celeriac -A shop web token list
       celeriac -A shop web token remove ci
     """

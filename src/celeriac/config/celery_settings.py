@@ -32,6 +32,15 @@ RENAMED = {
 """Celery's settings that have another name here, and names of Celery 3 without the `CELERY_` that they begin with."""
 
 NOT_NEEDED = {
+    "worker_proc_alive_timeout": "a child that does not start is replaced; remove it",
+    "broker_login_method": "the URL in `broker_url` has what the server needs; remove it",
+    "broker_failover_strategy": "the hosts in `broker_url` are tried in turn; remove it",
+    "result_chord_expires": "`result_expires` is for all outcomes: set that",
+    "result_failure_expires": "`result_expires` is for all outcomes: set that",
+    "task_repr_maxlevels": "arguments are cut where they are shown; remove it",
+    "beat_enable_remote_control": "schedulers are changed by `celeriac schedules`; remove it",
+    "beat_remote_control_max_tick_age": "schedulers are changed by `celeriac schedules`; remove it",
+    "database_engine_callback": "the URL in `result_backend` has the options of the database; remove it",
     "worker_prefetch_multiplier": "a worker receives only what its free slots can start; remove it",
     "broker_transport_options": "liveness is by heartbeat, so there is no visibility time-out; remove it",
     "broker_connection_retry_on_startup": "workers always wait for their broker; remove it",

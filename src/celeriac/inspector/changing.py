@@ -5,6 +5,7 @@ Commands to workers are broadcast (`app/control.py`); the rest goes through the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 
 from celeriac import states
 from celeriac.app.purging import purge
+from celeriac.errors import CeleriacError
 from celeriac.inspector.audit import RETRIED
 from celeriac.inspector.explaining import explain
 from celeriac.inspector.explanation import Explanation
@@ -27,6 +29,8 @@ from celeriac.ports.abilities import Ability
 from celeriac.ports.operations import QueueCounts, anew
 
 __all__ = ["Inspector", "Retried"]
+
+log = logging.getLogger("celeriac.inspector")
 
 RETRY_SECONDS = 1.0  # until a failed task runs that is sent again
 RETRIED_AT_ONCE = 100  # so that their failures are forgotten within that time
@@ -189,9 +193,17 @@ class Inspector(FactFinder):
             await self._app.apublish(messages)
             await self._app.backend.aforget([message.id for message in messages])
         done.sent.extend(sent)
-        if self._app.history is not None:
+        await self._note(sent, by)
+
+    async def _note(self, sent: Sequence[str], by: str) -> None:
+        """Write down which tasks were sent again, as best it can: they are sent."""
+        if self._app.history is None:
+            return
+        try:
             for id in sent:
                 await self._app.history.audit(Event(at=self._app.clock.now(), kind=RETRIED, id=id, by=by))
+        except CeleriacError as error:
+            log.warning("That %d tasks were sent again is missing in the audit: %s", len(sent), error)
 
     async def _resent(self, id: str, queue: str | None) -> str | None:
         """Resend a dead letter; return None, or why not."""

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from starlette.responses import Response
 
 from celeriac.documents import instant
-from celeriac.errors import BackendError, BrokerError, CeleriacError
+from celeriac.errors import CeleriacError
 from celeriac.inspector.audit import BULK_ENDED, BULK_PROGRESS, BULK_STARTED, BULK_STOP
 from celeriac.inspector.bulk import ACTIONS, STEP, Action, Bulk
 from celeriac.inspector.selecting import Bound, Cut, Matched
@@ -346,5 +346,5 @@ async def _write(site: Site, event: Event) -> None:
         return
     try:
         await site.read(site.app.history.audit(event))
-    except (BackendError, BrokerError) as error:
+    except CeleriacError as error:
         log.warning("The bulk action %s is missing in the audit: %s", event.id, error)
