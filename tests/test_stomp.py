@@ -23,6 +23,8 @@ from celeriac.drivers.stomp.frames import Frame, Parser, Publication, escaped, h
 from celeriac.drivers.stomp.server import Server
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, NotSupported
 from celeriac.model.clock import Clock
+from celeriac.model.codec import PLAIN_CODEC, Codec
+from celeriac.model.keys import new_key, parse_key
 from celeriac.model.message import PLAIN, Message, new_id
 from celeriac.ports.broker import Action, Settlement
 from celeriac.ports.operations import WorkerInfo
@@ -30,6 +32,8 @@ from tests.activemq_server import ActiveMQServer, running_activemq
 from tests.patience import PATIENCE, eventually, in_time
 from tests.proxies import Listening
 from tests.rabbitmq_server import RabbitServer
+
+CODECS = pytest.mark.parametrize("codec", [PLAIN_CODEC, Codec([parse_key(new_key())])], ids=["plain", "signed"])
 
 
 def message(**fields: Any) -> Message:
@@ -308,10 +312,11 @@ def assert_one_step(written: list[bytes]) -> None:
     assert len({frame.headers["transaction"] for frame in frames}) == 1
 
 
+@CODECS
 async def test_messages_that_a_worker_leaves_when_it_ends_do_not_count_as_lost(
-    activemq: ActiveMQServer, servers: list[Server]
+    activemq: ActiveMQServer, servers: list[Server], codec: Codec
 ) -> None:
-    here = broker(servers, activemq.url())
+    here = broker(servers, activemq.url(), codec=codec)
     here.publish([message() for _ in range(30)])
     for _ in range(3):
         lease = await here.lease(WorkerInfo(name="w"), 15.0, 3)
@@ -422,10 +427,11 @@ def test_where_a_subscription_takes_its_message_along_each_is_for_one_and_ends_w
     assert (connection.news(), line.held) == ([("finish", [("a0", "s1")])], [])
 
 
+@CODECS
 async def test_messages_that_a_worker_cannot_start_go_back_uncounted_and_no_others_come_in_their_place(
-    activemq: ActiveMQServer, servers: list[Server]
+    activemq: ActiveMQServer, servers: list[Server], codec: Codec
 ) -> None:
-    here = broker(servers, activemq.url())
+    here = broker(servers, activemq.url(), codec=codec)
     lease: Any = await here.lease(WorkerInfo(name="full"), 15.0, 3)
     waiting = asyncio.ensure_future(lease.receive(["default"], {PLAIN: 6}, PATIENCE))
     await eventually(lambda: lease.connection._windows, "the worker's subscriptions")

@@ -68,8 +68,8 @@ class Parcel(NamedTuple):
     body: bytes
 
 
-def unpack(body: bytes, queue: str, codec: Codec) -> Envelope:
-    """Read an envelope of a queue. Raises `Unreadable`, a `ValueError`."""
+def unpack(body: bytes, queue: str | None, codec: Codec) -> Envelope:
+    """Read an envelope of a queue (None: of any). Raises `Unreadable`, a `ValueError`."""
     if not body:
         raise Unreadable("it is empty")
     return Envelope(codec.decode(body[1:], queue), body[0] & MAX_DELIVERIES, bool(body[0] & AGAIN))

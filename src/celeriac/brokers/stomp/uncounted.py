@@ -29,7 +29,7 @@ class Uncounted:
         looks: dict[str, int] = {}
         for body in bodies:
             try:
-                looks[unpack(body, "", self._transport.codec).message.id] = 1
+                looks[unpack(body, None, self._transport.codec).message.id] = 1
             except ValueError:
                 continue  # a worker puts it aside anyway
         if looks:
