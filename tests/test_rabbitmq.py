@@ -367,6 +367,29 @@ async def test_messages_that_a_lease_returns_at_its_end_are_marked_for_they_may_
     assert (await one(await lease_on(broker))).again
 
 
+async def test_a_return_that_is_sent_again_because_its_confirm_came_too_late_is_marked(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = place.broker()
+    broker.publish([message(id="m")])
+    lease = await lease_on(broker)
+    again = Settlement(delivery=await one(lease), action=Action.RETURN, message=message(id="m", attempt=2))
+    send = lease._transport.ado
+
+    async def late(sending: Any, within: float | None = None) -> None:
+        await send(sending, within)
+        raise BrokerUnavailable("It did not answer.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lease._transport, "ado", late)
+        with pytest.raises(BrokerUnavailable):
+            await lease.settle([again])
+    assert await lease.settle([again]) == [True]
+    first, second = await one(lease), await one(lease)
+    assert [(found.message.attempt, found.again) for found in (first, second)] == [(2, False), (2, True)]
+    assert await lease.settle([Settlement(delivery=found) for found in (first, second)]) == [True, True]
+
+
 async def test_losing_the_connection_while_a_lease_ends_is_an_error(place: Place) -> None:
     lease = await lease_on(place.broker())
     waiting = asyncio.ensure_future(receive(lease, wait=LONG, queues=["c", "d"]))

@@ -212,6 +212,8 @@ class QueueServerLease(Lease):
                 letter = encode_dead(delivery.message, settlement.reason, self._clock.now(), self._transport.codec)
                 letters.append(Parcel(self._transport.topology.dead(delivery.message.queue), letter))
         if envelopes or letters:
+            for held in settled.values():
+                held.again = True  # if this fails, it may have been sent all the same
             await self._intake.swap(list(settled.values()), envelopes, letters)
         else:
             self._intake.acknowledge(list(settled.values()))
