@@ -87,6 +87,23 @@ async def test_a_channel_whose_link_the_server_ends_is_followed_again(
     await lease.end()
 
 
+async def test_a_lease_is_lost_when_a_channel_cannot_be_followed_again_for_a_reason_that_nobody_expects(
+    amqp10_double: Double, here: Amqp10Broker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the worker would never hear of a pause again."""
+    lease = await lease_on(here)
+
+    async def read_again() -> None:
+        raise ValueError("A fault.")
+
+    monkeypatch.setattr(lease.connection, "read_again", read_again)
+    await control(amqp10_double, "detach celeriac.channels.journal")
+    await eventually(lambda: lease._lost, "the end of the lease")
+    assert "ValueError: A fault." in caplog.text
+    with pytest.raises(LeaseLost):
+        await receive(lease)
+
+
 @pytest.mark.parametrize("what", ["detach", "delete"])
 async def test_a_queue_whose_link_the_server_ends_is_consumed_from_again(
     amqp10_double: Double, here: Amqp10Broker, caplog: pytest.LogCaptureFixture, what: str

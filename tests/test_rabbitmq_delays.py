@@ -53,6 +53,7 @@ class Store(MemoryDelayStore):
         super().__init__(delays, clock)
         self.clock = clock
         self.away = self.forgets = False
+        self.fault: Exception | None = None  # of Celeriac's, while there is one
         self.forgotten = 0
         self.loses = False  # the next request to remove messages
 
@@ -62,6 +63,8 @@ class Store(MemoryDelayStore):
         super().keep(messages)
 
     async def take_due(self, limit: int, seconds: float) -> Due:
+        if self.fault is not None:
+            raise self.fault
         if self.away:
             raise BackendUnavailable("The store is away.")
         return await super().take_due(limit, seconds)
@@ -279,6 +282,39 @@ async def test_a_message_that_the_server_refuses_holds_up_no_other(
     monkeypatch.setattr(broker.sender, "send", send)
     store.clock.advance(HOLD + 1)
     assert ids(await everything(lease)) == [sent[1].id]
+
+
+@pytest.mark.parametrize("queue", ["q" * 300, "ü", "celeriac.journal"])
+async def test_a_row_of_which_no_dead_letter_can_be_made_holds_up_no_other(
+    broker: AmqpBroker, store: Store, caplog: pytest.LogCaptureFixture, queue: str
+) -> None:
+    good = message(due_at=store.clock.now() + 60)
+    broker.publish([good])
+    store.keep([Delayed(id="junk", queue=queue, data=b"junk", due_at=store.clock.now() + 60)])
+    lease = await leased(broker)
+    store.clock.advance(61)
+    assert (await eventually_received(lease)).message.id == good.id
+    await eventually(lambda: "The delayed message junk cannot be moved" in caplog.text)
+    later = message(due_at=store.clock.now() + 60)
+    broker.publish([later])
+    store.clock.advance(61)
+    assert (await eventually_received(lease)).message.id == later.id
+    await eventually(lambda: list(store._delays.rows) == ["junk"])
+
+
+async def test_a_worker_moves_messages_again_after_an_error_that_nobody_expects(
+    broker: AmqpBroker, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    lease = await leased(broker)
+    sent = message(due_at=store.clock.now() + 60)
+    broker.publish([sent])
+    store.fault = ValueError("A fault.")
+    store.clock.advance(61)
+    await eventually(lambda: "ValueError: A fault." in caplog.text)  # with where it was raised
+    store.fault = None
+    assert (await eventually_received(lease)).message.id == sent.id
+    await eventually(lambda: "are moved to their queues again" in caplog.text)
+    assert caplog.text.count("cannot be moved") == 1
 
 
 async def test_a_worker_whose_clock_is_behind_lets_a_message_wait_once_more(place: Place, store: Store) -> None:

@@ -40,7 +40,7 @@ class Mover:
         self._delays = delays
         self._store = store
         self._seconds = seconds  # for which taken messages are held
-        self._failing = False
+        self._failing = ""  # how, as it was told
         self._sent: list[Taken] = []  # to be removed
         self._moving = asyncio.Lock()
         self._stopped = False
@@ -71,14 +71,16 @@ class Mover:
             try:
                 _, soonest = await self.move()
                 if self._failing:
-                    self._failing = False
+                    self._failing = ""
                     log.warning("Delayed messages are moved to their queues again")
                 await self._wait(soonest)
-            except (BrokerError, BackendError) as error:
-                if not self._failing:
-                    self._failing = True
+            except Exception as error:  # a fault of Celeriac's, too; it must not end this duty
+                fault = _fault(error)
+                how = "fault" if fault is not None else "outage"
+                if self._failing != how:
+                    self._failing = how
                     log.warning("Delayed messages cannot be moved to their queues, trying again every %g s: %s", PAUSE,
-                                error)  # fmt: skip
+                                error, exc_info=fault)  # fmt: skip
                 await asyncio.sleep(PAUSE)
 
     async def _wait(self, soonest: float | None) -> None:
@@ -108,6 +110,29 @@ class Mover:
 
     async def _move(self, taken: Sequence[Taken], taken_at: float, again: bool = False) -> None:
         """Send messages to their lines, and remove them. `again`: they may have been sent before."""
+        left = taken_at + self._seconds * 2 / 3 - time.monotonic()
+        if left <= 0:
+            return  # this process stood still: others may have taken them
+        try:
+            envelopes, letters = self._read(taken, again)
+            await self._sender.send(envelopes, letters, min(left, self._sender.transport.timeout))
+        except BrokerUnavailable:
+            await self._store.release(taken)  # some may have been sent: all are marked when they are taken again
+            raise
+        except Exception as error:  # one of them may be at fault, and must hold up no other
+            if len(taken) > 1:
+                for one in taken:
+                    await self._move([one], taken_at, again=True)
+                return
+            log.error("The delayed message %s cannot be moved to the queue %r, and is tried again in %g s: %s",
+                      taken[0].id, taken[0].queue, self._seconds, error,
+                      exc_info=_fault(error))  # fmt: skip
+            return
+        self._sent += taken
+        await self._remove()
+
+    def _read(self, taken: Sequence[Taken], again: bool) -> tuple[list[Envelope], list[Parcel]]:
+        """Return what is to be sent: messages, and dead letters of those that are unreadable."""
         envelopes: list[Envelope] = []
         letters: list[Parcel] = []
         for one in taken:
@@ -116,24 +141,7 @@ class Mover:
                 envelopes.append(envelope._replace(again=True) if again else envelope)
             except ValueError as error:
                 letters.append(self._letter(one, str(error)))
-        left = taken_at + self._seconds * 2 / 3 - time.monotonic()
-        if left <= 0:
-            return  # this process stood still: others may have taken them
-        try:
-            await self._sender.send(envelopes, letters, min(left, self._sender.transport.timeout))
-        except BrokerUnavailable:
-            await self._store.release(taken)  # some may have been sent: all are marked when they are taken again
-            raise
-        except BrokerError as error:
-            if len(taken) > 1:
-                for one in taken:
-                    await self._move([one], taken_at, again=True)
-                return
-            log.error("The delayed message %s cannot be moved to the queue %r, and is tried again in %g s: %s",
-                      taken[0].id, taken[0].queue, self._seconds, error)  # fmt: skip
-            return
-        self._sent += taken
-        await self._remove()
+        return envelopes, letters
 
     async def _remove(self) -> None:
         """Remove what was sent."""
@@ -142,7 +150,14 @@ class Mover:
             self._sent.clear()
 
     def _letter(self, taken: Taken, why: str) -> Parcel:
+        """Return a dead letter. Raises `NotSupported` for a name that no queue can have."""
         transport = self._sender.transport
+        transport.topology.check(taken.queue)
         letter = unreadable(taken.data, taken.queue, f"it cannot be read: {why}", self._sender.clock.now(), id=taken.id)
         body = encode_dead(letter.message, letter.reason, letter.at, transport.codec)
         return Parcel(transport.topology.dead(taken.queue), body)
+
+
+def _fault(error: Exception) -> Exception | None:
+    """Return an error that nobody expects, to be logged with where it was raised; None for an outage or a refusal."""
+    return None if isinstance(error, BrokerError | BackendError) else error

@@ -205,10 +205,17 @@ class ConnectedWorker(WorkerConnection, Generic[T, C]):
         await begin(ended)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something besides."""
+        """Do something besides. An error that nobody expects ends the connection: a new one does it all anew."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and self.lost is None:
+            log.error("The worker's connection to %s ends, for the worker can hear no more: %s", self._transport, error,
+                      exc_info=error)  # fmt: skip
+            self.abandon(f"{type(error).__name__}: {error}")
 
     async def read_journal(self, channel: str, keep: Keep) -> None:
         self._journal = channel, keep
