@@ -22,6 +22,7 @@ from pamqp import commands
 from celeriac import states
 from celeriac.backends import replies, reply_subscriptions
 from celeriac.backends.amqp import RpcBackend
+from celeriac.brokers.amqp.transport import AmqpTransport
 from celeriac.drivers.amqp import opening
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.aio import AioConnection
@@ -189,6 +190,17 @@ async def test_a_connection_that_does_not_answer_a_call_is_closed(
     with pytest.raises(BrokerUnavailable, match="did not answer"):
         await broker.apublish([message()])
     await broker.apublish([message()])
+
+
+async def test_who_waits_to_call_while_another_opens_the_connection_again_calls_on_the_new_one(place: Place) -> None:
+    server = place.server()
+    await server.learn()
+    session = server.session()
+    async with session._calling_lock:  # another caller's
+        waiting = asyncio.ensure_future(server.ado(lambda: AmqpTransport(server).exists("nowhere")))
+        await asyncio.sleep(0.01)  # lets it wait
+        session.close()  # lost, and not opened again yet
+    assert await waiting is False
 
 
 def test_idle_connections_are_closed_together_when_one_does_not_answer(place: Place, proxy: Proxy) -> None:

@@ -10,6 +10,7 @@ from celeriac.drivers.amqp.aio import AioConnection, Channel
 from celeriac.drivers.amqp.error_translation import Refused
 from celeriac.drivers.amqp.frames import Publication
 from celeriac.drivers.loop_session import LoopSession
+from celeriac.drivers.server_errors import ConnectionLost
 
 __all__ = ["Session"]
 
@@ -69,7 +70,8 @@ class Session(LoopSession[AioConnection]):
             return await asyncio.shield(self._last_call)
 
     async def _open(self, confirms: bool = False) -> Channel:
-        assert self.connection is not None
+        if self.connection is None:  # another caller has found it lost
+            raise ConnectionLost("the connection is being opened again")
         return await self.connection.channel(confirms)
 
     def close(self) -> None:
