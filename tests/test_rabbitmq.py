@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -22,15 +23,18 @@ from pamqp import commands
 from celeriac import Celeriac
 from celeriac.backends.amqp import RpcBackend
 from celeriac.brokers.amqp.topology import DIGITS, AmqpTopology
+from celeriac.brokers.queue_server.envelope import Envelope
 from celeriac.brokers.queue_server.lease import QueueServerLease
 from celeriac.brokers.queue_server.operations import QueueServerOperations
 from celeriac.brokers.queue_server.topology import Line
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.error_translation import ChannelClosed
+from celeriac.drivers.amqp.frames import DELIVER, Content, Publication, properties
 from celeriac.drivers.amqp.opening import Facts
 from celeriac.drivers.amqp.server import Server
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
 from celeriac.model.clock import Clock
+from celeriac.model.codec import PLAIN_CODEC
 from celeriac.model.message import COROUTINE, PLAIN
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import MISSED, Action, Broker, Delivery, Settlement
@@ -604,6 +608,35 @@ async def test_losses_are_counted_by_the_actual_type_of_the_queue(place: Place) 
         await lease.connection.sync()  # the server has received its acknowledgements
         await die(lease)
     assert lost == ["once", "poison"]
+
+
+@pytest.mark.parametrize("written", ["abc", -5, True, 1.5, ["a"], {"a": 1}])
+async def test_a_count_of_deliveries_that_a_sender_has_written_ends_no_lease_and_hides_no_loss(
+    place: Place, written: Any
+) -> None:
+    """A classic queue leaves the header as it is."""
+    broker = place.broker(queue_type="classic")
+    first = await lease_on(broker)
+    assert await receive(first) == []  # its lines are declared
+    body = Envelope(message(id="m")).pack(PLAIN_CODEC)
+    connection = broker.server.connect_blocking(PROMPTLY)
+    marks = properties(headers={"x-delivery-count": written})
+    assert connection.publish([Publication("", "default", marks, body)], PROMPTLY) == []
+    connection.close()
+    assert (await one(first)).deliveries == 1
+    await die(first)
+    second = await lease_on(broker)
+    assert (await one(second)).deliveries == 2
+    assert second._lost is None
+
+
+@pytest.mark.parametrize("table", [
+    b"\x20\x00\xff\xff\xff", b"\x20\x00", b"", b"\x20\x00\x00\x00\x00\x04\x01aT\xff",
+    b"\x20\x00" + b"".join(struct.pack(">I", 7 * left) + b"\x01aF" for left in range(5000, 0, -1)) + bytes(4),
+], ids=["long", "none", "empty", "short", "deep"])  # fmt: skip
+def test_headers_that_cannot_be_read_tell_no_count_of_deliveries(place: Place, table: bytes) -> None:
+    pushed = Content(DELIVER, 1, "default", redelivered=True, properties=table)
+    assert place.broker().sender.transport.losses(pushed) is None
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])

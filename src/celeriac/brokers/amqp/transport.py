@@ -142,11 +142,17 @@ class AmqpTransport(ServerTransport[Server, AmqpTopology, AioConnection]):
         raise BrokerError(f"The queue {topology.journal!r} cannot be declared on {self}.")
 
     def losses(self, pushed: Content) -> int | None:
-        """Return a quorum queue's count. Its messages show the type of a queue, which others may have declared."""
+        """Return a quorum queue's count. Its messages show the type of a queue, which others may have declared.
+
+        Other queues pass on what a sender has written there: nothing else than a count is taken for one.
+        """
         if not pushed.redelivered:
             return 0
-        counted: int | None = pushed.headers().get("x-delivery-count")
-        return counted
+        try:
+            counted = pushed.headers().get("x-delivery-count")
+        except Exception:  # noqa: BLE001 - a broken table raises anything
+            return None
+        return counted if type(counted) is int and counted >= 0 else None
 
     # --- Connections ----------------------------------------------------------------------------------
 
