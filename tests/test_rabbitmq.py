@@ -22,8 +22,10 @@ from pamqp import commands
 
 from celeriac import Celeriac
 from celeriac.backends.amqp import RpcBackend
+from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.amqp.topology import DIGITS, AmqpTopology
 from celeriac.brokers.queue_server.envelope import Envelope
+from celeriac.brokers.queue_server.journal import LOOKED_SECONDS
 from celeriac.brokers.queue_server.lease import QueueServerLease
 from celeriac.brokers.queue_server.operations import QueueServerOperations
 from celeriac.brokers.queue_server.topology import Line
@@ -39,6 +41,7 @@ from celeriac.model.message import COROUTINE, PLAIN
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import MISSED, Action, Broker, Delivery, Settlement
 from celeriac.ports.operations import WorkerInfo
+from tests.clock import FakeClock
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, one, receive, success
 from tests.patience import eventually, in_time
 from tests.ports import free_port
@@ -678,6 +681,24 @@ async def test_the_journal_does_not_grow_by_inspecting(place: Place, queue_type:
     assert all(await lease.settle([Settlement(delivery=delivery) for delivery in await receive(lease)]))
     await lease._jobs.finished()
     assert await looked() == before
+
+
+async def test_no_worker_remembers_what_was_inspected_once_it_was_received_or_a_week_has_passed(
+    place: Place, clock: FakeClock
+) -> None:
+    broker = AmqpBroker(place.server(), clock)
+    other, lease = await lease_on(broker), await lease_on(broker)
+    for name in ("left", "received"):
+        broker.publish([message(name, id=name)])
+        assert len(await broker.operations().peek(name, 10)) == 1
+    await eventually(lambda: other.journal.looks == {"left": 1, "received": 1})
+    assert ids(await receive(lease, queues=["received"])) == ["received"]
+    await eventually(lambda: other.journal.looks == {"left": 1})
+    clock.advance(LOOKED_SECONDS + 1)
+    broker.publish([message("new", id="new")])
+    assert len(await broker.operations().peek("new", 10)) == 1
+    await eventually(lambda: other.journal.looks == lease.journal.looks == {"new": 1})
+    assert len(lease.journal._looked_until) == 1
 
 
 async def test_messages_that_a_worker_does_not_receive_go_back_to_others(place: Place) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -76,6 +77,7 @@ class Journal:
         self.version = 0  # rises when the lines or the pauses have changed
         self.revoked: dict[str, float] = {}
         self.looks: dict[str, int] = {}  # by id: how many deliveries, as the server counts, were inspections
+        self._looked_until: dict[str, float] = {}  # when these are forgotten; the soonest first
         self._used: list[str] = []  # ids of which all followers must forget the looks
         self._told: set[str] = set()  # why entries were ignored
         self._transport = transport
@@ -112,7 +114,10 @@ class Journal:
 
     def forget_looks(self, id: str) -> None:
         """Forget inspections of a message, here and at all followers: it was received, or is gone."""
-        if self.looks.pop(id, 0) and self._start_job is not None:
+        if not self.looks.pop(id, 0):
+            return
+        del self._looked_until[id]
+        if self._start_job is not None:
             if not self._used:
                 self._start_job(self._write_used)
             self._used.append(id)
@@ -142,9 +147,19 @@ class Journal:
         elif isinstance(entry, Revoked):
             self.revoked.update(dict.fromkeys(entry.ids, entry.until))
         elif isinstance(entry, Looked):
-            self.looks.update(entry.counts)
+            self._look(entry)
         if self._changed is not None:
             self._changed()
+
+    def _look(self, entry: Looked) -> None:
+        now, ends = self._clock.now(), self._looked_until
+        over = list(takewhile(lambda id: ends[id] <= now, ends))
+        for id in [*over, *entry.counts]:
+            self.looks.pop(id, None)
+            ends.pop(id, None)
+        for id, count in entry.counts.items():
+            if count > 0 and entry.until > now:
+                self.looks[id], ends[id] = count, entry.until
 
 
 def _sealed(entry: Entry, codec: Codec) -> bytes:
