@@ -27,8 +27,9 @@ from celeriac.drivers.amqp import opening
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.aio import AioConnection
 from celeriac.drivers.amqp.blocking import Connection
+from celeriac.drivers.amqp.confirms import Confirms
 from celeriac.drivers.amqp.error_translation import ChannelClosed
-from celeriac.drivers.amqp.frames import Method, Parser, Publication, method, properties
+from celeriac.drivers.amqp.frames import Confirmed, Method, Parser, Publication, method, properties
 from celeriac.errors import BackendError, BrokerUnavailable, ResultLost
 from celeriac.model.clock import Clock
 from celeriac.model.outcome import Outcome
@@ -264,6 +265,20 @@ async def test_a_message_that_is_too_large_fails_for_its_caller_alone(frail: Pla
 
 
 # --- Confirms -----------------------------------------------------------------------------------------
+
+
+def test_a_confirm_of_all_up_to_a_tag_costs_no_more_than_what_waits() -> None:
+    confirms, item = Confirms(), Publication("", "q", b"", b"")
+    confirms._tag = 10**12  # so many were confirmed one by one
+    first, second, third = (confirms.sent([item] * 3) for _ in range(3))
+    confirms.confirmed(Confirmed(1, 10**12 + 5, multiple=False, good=False))
+    confirms.confirmed(Confirmed(1, 10**12 + 7, multiple=True, good=True))
+    assert ([batch.left for batch in (first, second, third)], len(second.refused)) == ([0, 0, 2], 1)
+    confirms.confirmed(Confirmed(1, 2**63, multiple=True, good=True))  # more than were sent
+    assert (third.left, confirms._waiting) == (0, {})
+    last = confirms.sent([item])
+    confirms.confirmed(Confirmed(1, 10**12 + 10, multiple=True, good=False))
+    assert (last.left, last.refused) == (0, [item])
 
 
 async def test_a_server_without_confirms_leaves_nothing_in_memory(

@@ -61,11 +61,14 @@ class Confirms:
             if batch is not None:
                 batch.confirmed(event.tag, event.good)
             return
-        for tag in range(self._first, event.tag + 1):
-            batch = self._waiting.pop(tag, None)
+        waiting, first, last = self._waiting, self._first, min(event.tag, self._tag)
+        # Of a range that is longer than what waits, most were confirmed one by one: perhaps millions.
+        tags = range(first, last + 1) if last - first < len(waiting) else [tag for tag in waiting if tag <= last]
+        for tag in tags:
+            batch = waiting.pop(tag, None)
             if batch is not None:
                 batch.confirmed(tag, event.good)
-        self._first = event.tag + 1
+        self._first = last + 1
 
     def returned(self, content: Content) -> None:
         """Handle an unroutable publication; the server returns it before it confirms it, or has refused it."""
