@@ -554,7 +554,8 @@ Worker signals are sent in the supervisor, `worker_init` before it forks its chi
 children. The sender of `worker_ready` and `worker_shutdown` is the worker (`sender.app`, `sender.hostname`), that of
 the others its name. Children that still run a task when the worker stops are killed, and send nothing.
 
-`setup_logging` and `after_setup_…` are sent by `celeriac worker`, `celeriac beat` and `celeriac web` once they have imported the app: see
+`setup_logging` and `after_setup_…` are sent by `celeriac worker`, `celeriac beat` and `celeriac web` once they have
+imported the app: see
 [logging](../howto/logging.md).
 
 Publish signals are sent in the caller, for each message that it sends; the sender is the name of the task. Later steps

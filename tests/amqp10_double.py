@@ -263,14 +263,14 @@ class Double(MessagingHandler):
         self.numbers += 1
         at = (message.annotations or {}).get(DELIVERY_TIME)
         entry = Entry(self.numbers, message, at / 1000 + self.offset if at else 0.0)  # its clock was set since
-        self.queues[name].entries[entry.number] = entry
+        self.queues.setdefault(name, Queue()).entries[entry.number] = entry  # it may have been deleted meanwhile
         if entry.due > self.now():
             self.container.schedule(max(0.001, entry.due - self.now()), _Later(lambda: self.serve(name)))
         self.serve(name)
 
     def end_links(self, what: str, name: str) -> None:
         if what == "delete":
-            self.queues[name].entries.clear()
+            self.queues.setdefault(name, Queue()).entries.clear()
         for link in self.links_of(lambda link: link.is_sender and link.name_of_queue == name):
             condition = "amqp:resource-deleted" if what == "delete" else "amqp:internal-error"
             ended = link.session if what == "end" else link
@@ -370,7 +370,7 @@ class Double(MessagingHandler):
 
     def end(self, name: str, entry: Entry, good: bool) -> None:
         if good:
-            self.queues[name].entries.pop(entry.number, None)
+            self.queues.setdefault(name, Queue()).entries.pop(entry.number, None)
         else:
             self.put_back(name, entry, failed=False)
 

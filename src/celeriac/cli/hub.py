@@ -14,7 +14,7 @@ from celeriac import __version__
 from celeriac.cli.banner import show_banner
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.log import LogFormatter, stderr_handler
-from celeriac.cli.options import log_options
+from celeriac.cli.options import log_options_with
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import show, when

@@ -11,7 +11,7 @@ import msgspec
 
 from celeriac.model.clock import instant
 
-__all__ = ["aware_time", "json_value", "log_options"]
+__all__ = ["aware_time", "json_value", "log_options", "log_options_with"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

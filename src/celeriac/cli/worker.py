@@ -95,7 +95,8 @@ class _Pool(click.Choice[str]):
 @click.option("-P", "--pool", type=_Pool(["processes", "threads", "solo"]),
               help="Type of the children.  [default: processes]")  # fmt: skip
 @click.option("-n", "--hostname", "name", metavar="NAME", callback=_name,
-              help="The worker's name; %h in it is the host's, %n without its domain, %d the domain.  [default: APP@HOST.PID]")  # fmt: skip
+              help="The worker's name; %h in it is the host's, %n without its domain, %d the domain.  "
+                   "[default: APP@HOST.PID]")  # fmt: skip
 @click.option("-B", "--beat", is_flag=True, help="Also run a scheduler. Any number of workers may do so.")
 @log_options
 @click.option("--max-tasks-per-child", metavar="N", type=WholeNumber(min=1),
