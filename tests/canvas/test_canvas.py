@@ -692,6 +692,45 @@ async def test_what_a_dead_worker_may_have_sent_already_is_sent_with_a_mark(
     assert marked == {results[0].id: True, results[1].id: False}
 
 
+@pytest.mark.parametrize("stalls", [True, False])
+async def test_what_another_worker_may_have_sent_meanwhile_is_sent_with_a_mark(
+    make_app: Callable[..., Celeriac], clock: FakeClock, monkeypatch: pytest.MonkeyPatch, stalls: bool
+) -> None:
+    app = make_app(result_backend="memory://elsewhere", clock=clock)
+
+    @app.task(name="add")
+    def add(x: int, y: int = 1) -> int:
+        return x + y
+
+    marked: list[tuple[str, bool]] = []
+    fetch, advance = app.backend.afetch, app.backend.advance
+
+    async def noted(messages: Sequence[Message], again: bool = False) -> None:
+        marked.extend((message.id, again) for message in messages)
+
+    async def slowly(ids: Sequence[str]) -> dict[str, Outcome]:
+        found = await fetch(ids)
+        monkeypatch.setattr(app.backend, "afetch", fetch)
+        clock.advance(6)
+        await (await Crew.of(app)).advancing.finish()  # by another worker, while this one stalls
+        return found
+
+    async def refused(advances: Sequence[Any]) -> list[bool]:
+        monkeypatch.setattr(app.backend, "advance", advance)
+        raise ValueError("one of them is refused")
+
+    crew = await Crew.of(app)
+    result = await (add.s(1) | add.s(2)).adelay()
+    await crew.settle(await crew.lease.receive(["default"], {"plain": 1}, 0.0))
+    monkeypatch.setattr(app.broker, "apublish", noted)
+    monkeypatch.setattr(app.backend, "afetch" if stalls else "advance", slowly if stalls else refused)
+    await crew.advancing.finish()
+    if stalls:
+        assert marked == [(result.id, True), (result.id, True)]
+    else:
+        assert marked == [(result.id, False), (result.id, True)]
+
+
 # --- A task that is replaced --------------------------------------------------------------------------
 
 

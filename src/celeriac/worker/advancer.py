@@ -20,6 +20,7 @@ from celeriac.canvas.advance import advance, wanted
 from celeriac.canvas.links import fitting
 from celeriac.canvas.tree import Tree
 from celeriac.errors import AccessRefused, BackendError, BrokerError
+from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Lease
 from celeriac.ports.workflows import Advance, PendingNode, WorkflowStore
@@ -34,7 +35,9 @@ ADVANCE = "advance workflows"  # the duty, for `Outages`
 BATCH = 200  # nodes advanced in one step
 FETCH = 2_000  # outcomes fetched in one request
 CLAIM_SECONDS = 5.0  # a claimed node that is not advanced by then may be claimed by another worker
+ALONE_SECONDS = CLAIM_SECONDS / 2  # after its claim; what is published later is marked. It leaves time to publish
 POLL_SECONDS = 1.0  # between looks for nodes that other workers left pending
+MAYBE_SENT = 0.0  # instead of an instant: the messages of a node may have been published already
 
 
 class Advancer:
@@ -95,58 +98,65 @@ class Advancer:
         store = self._app.backend
         if not isinstance(store, WorkflowStore):
             return
-        while pending := await store.claim_pending(BATCH, CLAIM_SECONDS):
+        while True:
+            alone_until = self._app.clock.now() + ALONE_SECONDS
+            claimed = await store.claim_pending(BATCH, CLAIM_SECONDS)
+            if not claimed:
+                return
+            pending = {node: MAYBE_SENT if was_claimed else alone_until for node, was_claimed in claimed.items()}
             try:
                 await self._advance(store, pending)
             except Exception as error:
                 if may_end(error):
                     raise
                 log.warning("Cannot advance %d nodes together, advancing them one by one: %s", len(pending), error)
-                for node, was_claimed in pending.items():
-                    await self._advance_or_drop(store, node, was_claimed)
+                for node in pending:
+                    await self._advance_or_drop(store, node)
 
-    async def _advance_or_drop(self, store: WorkflowStore, node: PendingNode, was_claimed: bool) -> None:
+    async def _advance_or_drop(self, store: WorkflowStore, node: PendingNode) -> None:
         """Advance a node. If that can never succeed, remove it: its workflow ends here, and others go on."""
         try:
-            await self._advance(store, {node: was_claimed})
+            await self._advance(store, {node: MAYBE_SENT})
         except Exception as error:
             if may_end(error):
                 raise
             log.exception("Nothing follows node %d of the workflow %s: it cannot be advanced",
                           node.node, node.workflow)  # fmt: skip
-            await self._drop(store, node, was_claimed)
+            await self._drop(store, node)
 
-    async def _drop(self, store: WorkflowStore, node: PendingNode, was_claimed: bool) -> None:
+    async def _drop(self, store: WorkflowStore, node: PendingNode) -> None:
         """Remove a node. If the store refuses that too, others go on, and it is tried again when the claim ends."""
         try:
-            await self._write([Advance(pending=node)], {node: was_claimed}, store)
+            await self._write([Advance(pending=node)], {node: MAYBE_SENT}, store)
         except Exception as error:
             if may_end(error):
                 raise
             log.error("Node %d of the workflow %s stays pending: it cannot be removed: %s",
                       node.node, node.workflow, error)  # fmt: skip
 
-    async def _advance(self, store: WorkflowStore, pending: Mapping[PendingNode, bool]) -> None:
-        """Advance pending nodes. True marks a node claimed before: its messages may have been published already."""
+    async def _advance(self, store: WorkflowStore, pending: Mapping[PendingNode, float]) -> None:
+        """Advance pending nodes; given for each until when nobody else publishes its messages.
+
+        What is published later is marked: another worker may have claimed the node meanwhile, and what it has published
+        may have ended.
+        """
         trees = await self._app.workflows.load([node.workflow for node in pending])
         outcomes = await self._outcomes(list(pending), trees)
         now = self._app.clock.now()
         await self._write([self._follow(node, trees, outcomes, now) for node in pending], pending, store)
 
-    async def _write(self, advances: Sequence[Advance], pending: Mapping[PendingNode, bool],
+    async def _write(self, advances: Sequence[Advance], pending: Mapping[PendingNode, float],
                      store: WorkflowStore) -> None:  # fmt: skip
         if self._joined:
             await self._lease().advance(advances)
             self._tell(advances)
             return
         # Publish first: a crash before `advance` publishes again, and loses nothing.
-        for again in (False, True):
-            messages = [
-                message
-                for item, was_claimed in zip(advances, pending.values(), strict=True)
-                if was_claimed is again
-                for message in item.messages
-            ]
+        now = self._app.clock.now()
+        sent: dict[bool, list[Message]] = {False: [], True: []}
+        for item, alone_until in zip(advances, pending.values(), strict=True):
+            sent[now >= alone_until] += item.messages
+        for again, messages in sent.items():
             if messages:
                 await self._app.broker.apublish(messages, again)
         await store.advance(advances)
