@@ -10,6 +10,7 @@ from secrets import randbits
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import create_mock_engine
 from sqlalchemy.dialects.oracle.oracledb import OracleDialect_oracledb
 from sqlalchemy.sql import ClauseElement
@@ -27,7 +28,7 @@ from celeriac.model.codec import Codec
 from celeriac.model.keys import new_key, parse_key
 from celeriac.model.outcome import Outcome
 from celeriac.ports.schedules import ScheduleStore, schedule_store
-from celeriac.ports.workflows import WorkflowStore
+from celeriac.ports.workflows import PendingNode, WorkflowStore
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance, WorkflowConformance, node_end, plan
 from tests.conformance.broker import Ports
@@ -86,10 +87,39 @@ class Everywhere:
 
 
 class TestBackend(Everywhere, BackendConformance):
-    pass
+    async def test_an_outcome_that_has_expired_and_is_still_there_gives_way_to_the_next(self, ports: Ports) -> None:
+        old, new, other = ports.outcome(value=b"1"), ports.outcome(value=b"2"), ports.outcome(value=b"3")
+        new.id = other.id = old.id
+        assert await ports.store(old) == [True]
+        ports.clock.advance(86400.0)
+        assert await ports.store(new) == [False]
+        assert ports.backend.fetch([old.id]) == {old.id: old}
+        ports.clock.advance(1.0)
+        assert ports.backend.fetch([old.id]) == {}
+        fresh = ports.outcome()
+        assert await ports.store(new, fresh) == [True, True]
+        assert await ports.store(other) == [False]
+        assert ports.backend.fetch([old.id, fresh.id]) == {old.id: new, fresh.id: fresh}
 
 
 class TestWorkflows(Everywhere, WorkflowConformance):
+    async def test_a_node_whose_id_has_an_outcome_that_has_expired_is_counted(self, ports: Ports) -> None:
+        backend, end = ports.backend, node_end("w", 0, join=1)
+        assert isinstance(backend, WorkflowStore)
+        await ports.store(replace(end.outcome, place=None))
+        ports.clock.advance(86401.0)
+        backend.plant(plan("w", left=1, missing={1: 1}))
+        assert await backend.conclude([end]) == [True]
+        assert await backend.claim_pending(10, 5.0) == {PendingNode("w", 1): False}
+
+    async def test_outcomes_that_never_expire_stay(self, opened: Open, clock: FakeClock, generic: bool) -> None:
+        backend = opened(generic=generic, result_expires=None)
+        first, second = (Outcome(id="a", task="t", state=states.SUCCESS, value=value) for value in (b"1", b"2"))
+        assert backend.save([first]) == [True]
+        clock.advance(86400.0 * 365)
+        assert backend.save([second]) == [False]
+        assert backend.fetch(["a"]) == {"a": first}
+
     async def test_workflows_that_have_not_ended_are_not_listed_where_too_many_have_changed_lately(
         self, ports: Ports, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -153,11 +183,11 @@ def test_oracle_has_large_values_and_exact_instants() -> None:
 def test_oracle_locks_what_it_reads_and_is_asked_for_no_upsert() -> None:
     told: list[str] = []
     connection = create_mock_engine("oracle+oracledb://", lambda statement, *_, **__: told.append(oracle(statement)))
-    outcomes = OutcomeTable(Tables(None, "celeriac_"))
+    outcomes = OutcomeTable(Tables(None, "celeriac_"), 86400.0)
     with pytest.raises(TypeError):  # it answers nothing
         outcomes.store(connection, [Row("a", "SUCCESS", True, b"1")], 1, 1_000)  # type: ignore[arg-type]
     assert told == [
-        "SELECT celeriac_outcomes.id, celeriac_outcomes.is_final FROM celeriac_outcomes "
+        "SELECT celeriac_outcomes.id, celeriac_outcomes.is_final, celeriac_outcomes.stored_at FROM celeriac_outcomes "
         "WHERE celeriac_outcomes.id IN (__[POSTCOMPILE_keys]) ORDER BY celeriac_outcomes.id FOR UPDATE"
     ]
 
@@ -165,7 +195,7 @@ def test_oracle_locks_what_it_reads_and_is_asked_for_no_upsert() -> None:
 def test_oracle_is_told_how_many_rows_to_fetch_and_never_with_a_lock() -> None:
     """`FETCH FIRST … FOR UPDATE` compiles, and fails with ORA-02014."""
     tables = Tables(None, "celeriac_")
-    outcomes = OutcomeTable(tables)
+    outcomes = OutcomeTable(tables, 86400.0)
     workflows = WorkflowTables(tables, outcomes, lambda outcome: Row("", "", True, b""))
     statements = [
         oracle(statement)

@@ -63,7 +63,7 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayK
         self.database = database
         self.codec = codec
         self.expires = result_expires
-        self._outcomes = OutcomeTable(database.tables, generic)
+        self._outcomes = OutcomeTable(database.tables, result_expires, generic)
         self._workflows = WorkflowTables(database.tables, self._outcomes, self._row)
         self._claims = SQLClaimStore(database)
         self._sweeper: threading.Thread | None = None

@@ -1,12 +1,13 @@
-"""Outcomes in tables. A final one stays: the first that is stored is never replaced.
+"""Outcomes in tables. A final one stays until it expires: the first that is stored is never replaced.
 
 Each function works in the caller's transaction, with statements that are sorted by key, so that two transactions do not
 wait for each other. Two ways lead to the same end:
 
-- PostgreSQL and SQLite: one `INSERT … ON CONFLICT (id) DO UPDATE … WHERE is_final = 0 RETURNING id` for a batch. On
-  PostgreSQL its values are arrays: drivers take longer to put a thousand values into a statement than it takes to run;
-- all others: `SELECT … FOR UPDATE`, then `UPDATE … WHERE is_final = 0` for what is there and `INSERT` for what is not.
-  If another transaction stores one of them in between, the insertion fails, and the transaction is repeated.
+- PostgreSQL and SQLite: one `INSERT … ON CONFLICT (id) DO UPDATE … WHERE is_final = 0 OR stored_at < … RETURNING id`
+  for a batch. On PostgreSQL its values are arrays: drivers take longer to put a thousand values into a statement than
+  it takes to run;
+- all others: `SELECT … FOR UPDATE`, then `UPDATE` (on the same condition) for what is there and `INSERT` for what is
+  not. If another transaction stores one of them in between, the insertion fails, and the transaction is repeated.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal_column,
+    or_,
     select,
     update,
 )
@@ -35,6 +38,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
 
+from celeriac.drivers.sql.keys import NEVER, micros
 from celeriac.drivers.sql.schema import Tables
 
 __all__ = ["PAGE", "OutcomeTable", "Row", "pages"]
@@ -59,22 +63,27 @@ class Row(NamedTuple):
 
 
 class OutcomeTable:
-    """The statements on outcomes. `generic`: never the short way; for tests."""
+    """The statements on outcomes, which expire after so many seconds. `generic`: never the short way; for tests."""
 
-    def __init__(self, tables: Tables, generic: bool = False) -> None:
+    def __init__(self, tables: Tables, expires: float | None, generic: bool = False) -> None:
         table = self._table = tables.outcomes
+        self._expires = None if expires is None else micros(expires)
         known = {"id", *REPLACED}
         self._shown = [column for column in table.columns if column.name not in known]
         replaced = (*REPLACED, *(column.name for column in self._shown))
         self._upserts: dict[str, Any] = {}
         if not generic:
-            self._upserts = {"postgresql": _upsert_arrays(table, self._shown, replaced),
-                             "sqlite": _upsert(sqlite_insert(table), table, replaced)}  # fmt: skip
+            self._upserts = {"postgresql": _upsert_arrays(table, self._shown, replaced, self._expires),
+                             "sqlite": _upsert(sqlite_insert(table), table, replaced, self._expires)}  # fmt: skip
         values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in replaced}
         self._insert = insert(table)
-        self._update = update(table).where(table.c.id == bindparam("key"), table.c.is_final == 0).values(values)
+        free = _free(table, values["stored_at"], self._expires)
+        self._update = update(table).where(table.c.id == bindparam("key"), free).values(values)
         in_keys = table.c.id.in_(bindparam("keys", expanding=True))
-        self._lock = select(table.c.id, table.c.is_final).where(in_keys).order_by(table.c.id).with_for_update()
+        self._lock = (
+            select(table.c.id, table.c.is_final, table.c.stored_at).where(in_keys).order_by(table.c.id)
+            .with_for_update()
+        )  # fmt: skip
         self._look = select(table.c.id, table.c.outcome).where(in_keys, table.c.stored_at >= bindparam("since"))
         self._look_final = self._look.where(table.c.is_final == 1)
         self._recent = select(table.c.id, table.c.outcome).where(table.c.stored_at >= bindparam("since"))
@@ -111,11 +120,14 @@ class OutcomeTable:
 
     def _store_generic(self, connection: Connection, values: list[dict[str, Any]]) -> set[str]:
         keys = [value["id"] for value in values]
-        found = {row.id: row.is_final for row in connection.execute(self._lock, {"keys": keys})}
+        since = NEVER if self._expires is None else values[0]["stored_at"] - self._expires
+        found = {
+            row.id: row.is_final and row.stored_at >= since for row in connection.execute(self._lock, {"keys": keys})
+        }
         changed = [
             {"key" if name == "id" else f"new_{name}": part for name, part in value.items()}
             for value in values
-            if found.get(value["id"]) == 0
+            if value["id"] in found and not found[value["id"]]
         ]
         if changed:
             self._replace(connection, changed)
@@ -124,7 +136,7 @@ class OutcomeTable:
         return {key for key, is_final in found.items() if is_final}
 
     def _replace(self, connection: Connection, changed: list[dict[str, Any]]) -> None:
-        """Replace outcomes that are not final. Raises `IntegrityError` if one has become final in between."""
+        """Replace outcomes that may be. Raises `IntegrityError` if one has become final in between."""
         if connection.dialect.supports_sane_multi_rowcount:
             count = connection.execute(self._update, changed).rowcount
         else:
@@ -174,20 +186,28 @@ def _arrays(page: list[Row], now: int) -> dict[str, Any]:
     return given | {"id": keys, "state": states, "is_final": finals, "stored_at": now, "outcome": data}
 
 
-def _upsert(statement: Any, table: Table, replaced: Iterable[str]) -> Any:
-    """Return an insertion that also replaces what is not final, and returns the keys of those that it has stored."""
+def _free(table: Table, now: Any, expires: int | None) -> Any:
+    """Return the condition that a row may be replaced at an instant: it is not final, or has expired."""
+    if expires is None:
+        return table.c.is_final == 0
+    # No parameter: with one in its condition, SQLAlchemy would execute an upsert for each row.
+    return or_(table.c.is_final == 0, table.c.stored_at < now - literal_column(str(expires)))
+
+
+def _upsert(statement: Any, table: Table, replaced: Iterable[str], expires: int | None) -> Any:
+    """Return an insertion that also replaces what may be, and returns the keys of those that it has stored."""
     new = {name: statement.excluded[name] for name in replaced}
-    where = table.c.is_final == 0
+    where = _free(table, statement.excluded.stored_at, expires)
     return statement.on_conflict_do_update(index_elements=[table.c.id], set_=new, where=where).returning(table.c.id)
 
 
-def _upsert_arrays(table: Table, shown: Iterable[Column[Any]], replaced: Iterable[str]) -> Any:
+def _upsert_arrays(table: Table, shown: Iterable[Column[Any]], replaced: Iterable[str], expires: int | None) -> Any:
     """Return the same for PostgreSQL: its values are arrays, one for each column, but for the instant."""
     kinds = {**ARRAYS, **{column.name: column.type for column in shown}}
     arrays: list[Any] = [cast(bindparam(name), ARRAY(kind)) for name, kind in kinds.items()]
     new = func.unnest(*arrays).table_valued(*kinds).render_derived("new")
     rows = select(*(new.c[name] for name in kinds), cast(bindparam("stored_at"), BigInteger))
-    return _upsert(postgresql_insert(table).from_select([*kinds, "stored_at"], rows), table, replaced)
+    return _upsert(postgresql_insert(table).from_select([*kinds, "stored_at"], rows), table, replaced, expires)
 
 
 def pages(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
