@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +370,44 @@ def test_a_countdown_counts_from_when_its_task_is_sent(app: Celeriac) -> None:
     tree = app.workflows.cache({"": next(iter(store.workflows.values())).tree})[""]
     assert (tree.step(1).countdown, tree.step(1).expires) == (pytest.approx(5), pytest.approx(50))
     assert tree.step(1).message.due_at is None
+
+
+EMPTY: dict[str, Callable[[], Any]] = {
+    "one": lambda: group(),
+    "two": lambda: group() | group(),
+    "of an empty one": lambda: group(group(), group() | group()),
+}
+
+
+@pytest.mark.parametrize("empty", EMPTY.values(), ids=EMPTY)
+@pytest.mark.parametrize("in_group", [False, True])
+def test_what_follows_an_empty_group_alone_starts_at_once_with_the_times_of_the_call(
+    make_app: Callable[..., Celeriac], clock: FakeClock, empty: Callable[[], Any], in_group: bool
+) -> None:
+    app = make_app(clock=clock)
+
+    @app.task(name="total")
+    def total(numbers: list[int], y: int = 0) -> int:
+        return sum(numbers) + y
+
+    def sent(step: Any, **options: Any) -> Message:
+        store = app.broker.shared  # type: ignore[attr-defined]
+        store.messages.clear()
+        (empty() | (group(step) if in_group else step) | app.tasks["total"].si([])).apply_async(**options)
+        ((_, message, _),) = store.messages.values()
+        assert message.sent_at == clock.now()
+        return message
+
+    now = clock.now()
+    assert (sent(total.s()).due_at, sent(total.s()).expires_at) == (None, None)
+    assert sent(total.s().set(expires=60)).expires_at == now + 60
+    assert sent(total.s().set(countdown=5)).due_at == now + 5
+    assert sent(total.s(), expires=60).expires_at == now + 60
+    assert sent(total.s(), countdown=7).due_at == now + 7
+    assert sent(total.s(), eta=datetime.fromtimestamp(now + 9, UTC)).due_at == now + 9
+    later = (empty() | total.s() | total.s().set(countdown=3)).apply_async(countdown=7)
+    tree = app.workflow(later.workflow_id).tree
+    assert [step.countdown for _, step in tree.steps()] == [7, 3]
 
 
 # --- Errors -------------------------------------------------------------------------------------------

@@ -81,6 +81,7 @@ class Planner:
         self._steps: dict[int, dict[str, Any]] = {}  # the other fields of steps
         self._joins: dict[int, list[Link]] = {}  # error callbacks of groups
         self._chosen: dict[int, str] = {}  # ids that the caller chose
+        self._empty: set[int] = set()  # joins that end when the workflow is sent
         request = current.get()
         self._headers = without_context(request.headers) if request is not None else {}
         if sending is not None:
@@ -122,7 +123,7 @@ class Planner:
         options = {**signature.options, **given.options}
         if "headers" in signature.options and "headers" in given.options:
             options["headers"] = {**signature.options["headers"], **given.options["headers"]}
-        if not starts:
+        if not starts and given.source not in self._empty:
             # The call's countdown and eta apply to the start; a signature's own count from when it is sent.
             options = {name: options[name] for name in options if name not in FIRST_ONLY}
             options |= {name: signature.options[name] for name in FIRST_ONLY if name in signature.options}
@@ -169,6 +170,8 @@ class Planner:
             member = self.add(part, inside)
             join.members.append(member)
             self._set_join(member, number)
+        if self._empty.issuperset(join.members or ([given.source] if given.source >= 0 else ())):
+            self._empty.add(number)
         return number
 
     def add_links(self, end: int, links: Sequence[Any], errors: Sequence[Any], given: Given) -> None:
@@ -240,7 +243,7 @@ class Planner:
             for number, message in ((number, self._messages[number]) for number in starting)
         ]
         missing = {number: len(node.members) for number, node in enumerate(nodes) if isinstance(node, Join)}
-        starts += _end_empty(tree, missing)
+        starts += _end_empty(tree, missing, self._app.clock.now())
         return Planned(tree, starts, missing, chosen)
 
 
@@ -259,12 +262,12 @@ def as_replacement(message: Message, old: Message) -> Message:
                    link_error=[*message.link_error, *old.link_error], ignore_result=old.ignore_result)  # fmt: skip
 
 
-def _end_empty(tree: Tree, missing: dict[int, int]) -> list[Message]:
+def _end_empty(tree: Tree, missing: dict[int, int], now: float) -> list[Message]:
     """End the empty groups that wait for no other node: return the messages that follow, and count down the joins."""
     messages: list[Message] = []
     ended = [number for number, count in missing.items() if not count and tree.nodes[number].source < 0]
     for number in ended:
-        done = advance(tree, number, {}, 0.0)
+        done = advance(tree, number, {}, now)
         messages += done.messages
         for join in done.joins:
             missing[join] -= 1
