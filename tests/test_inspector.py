@@ -15,12 +15,12 @@ import msgspec
 import pytest
 
 from celeriac import Celeriac, TaskRevoked, group, states
-from celeriac.app.control import COMMANDS, Command, Reply
-from celeriac.errors import UnknownQueue
+from celeriac.app.control import COMMANDS, Command, Reply, read_command
+from celeriac.errors import EncodeError, UnknownQueue
 from celeriac.inspector import ActiveTask, Inspector, TaskStats, WorkerStats
-from celeriac.model.message import COROUTINE, PLAIN
+from celeriac.model.message import COROUTINE, PLAIN, new_ids
 from celeriac.model.outcome import Outcome
-from celeriac.model.serialization import dumps, loads
+from celeriac.model.serialization import dumps
 from celeriac.ports.abilities import Ability
 from celeriac.ports.broker import Action, Settlement
 from celeriac.ports.operations import WorkerInfo
@@ -49,7 +49,7 @@ async def fake_worker(app: Celeriac, name: str, answers: Mapping[str, Any]) -> A
     async def serve() -> None:
         async with aclosing(commands):  # type: ignore[type-var]
             async for payload in commands:
-                command = msgspec.convert(loads(payload), Command)
+                command = read_command(payload)
                 if command.destination is not None and name not in command.destination:
                     continue
                 heard.append(command)
@@ -280,6 +280,19 @@ async def test_one_id_queue_or_worker_is_no_list_of_letters(app: Celeriac) -> No
     assert [(command.arguments, command.destination) for command in heard] == [
         ({"ids": [sent.id]}, ["alone"]), ({"ids": []}, ["alone"]),
     ]  # fmt: skip
+
+
+async def test_any_number_of_tasks_is_terminated(app: Celeriac) -> None:
+    inspector = Inspector(app, destination="alone", timeout=PATIENCE)
+    ids = [*new_ids(30_000), *("\x1f" * 990 + f"{number:010}" for number in range(300))]  # six bytes a character
+    async with fake_worker(app, "alone", {"terminate": {"ok": ""}}) as heard:
+        await app.control.arevoke(ids, terminate=True)
+        await eventually(lambda: ids == [id for command in heard for id in command.arguments["ids"]])
+        heard.clear()
+        assert (await inspector.terminate(ids)).values == {"alone": {"ok": ""}}
+        assert ids == [id for command in heard for id in command.arguments["ids"]]
+        with pytest.raises(EncodeError, match="A control command may have 1,048,576 bytes"):
+            await app.control.send("terminate", {"ids": ids})
 
 
 async def test_a_revoked_task_is_delivered_as_revoked(app: Celeriac) -> None:

@@ -6,7 +6,7 @@ on the channel that the command names. `inspector/` sends commands and collects 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +17,17 @@ from celeriac.model.message import new_id
 from celeriac.model.options import several
 from celeriac.tasks.protocols import App
 
-__all__ = ["COMMANDS", "REVOKE_SECONDS", "Command", "Control", "Reply", "encode", "read_command", "read_reply"]
+__all__ = [
+    "COMMANDS",
+    "REVOKE_SECONDS",
+    "Command",
+    "Control",
+    "Reply",
+    "encode",
+    "in_commands",
+    "read_command",
+    "read_reply",
+]
 
 COMMANDS = "control"
 """The channel on which workers listen for commands."""
@@ -51,14 +61,33 @@ class Reply(msgspec.Struct, omit_defaults=True):
 
 LARGEST_COMMAND = 1 << 20  # bytes
 LARGEST_REPLY = 1 << 26
+IDS_LENGTH = LARGEST_COMMAND // 8  # characters of the ids in one command: a character may take six bytes
 
 
 def encode(value: Command | Reply) -> bytes:
-    """Return a command or a reply as JSON. Raises `EncodeError`."""
+    """Return a command or a reply as JSON. Raises `EncodeError`, also if it is larger than what is read."""
     try:
-        return msgspec.json.encode(value)
+        data = msgspec.json.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise EncodeError(f"A control command takes plain data (strings, numbers, lists, dicts): {error}.") from None
+    kind, largest = ("command", LARGEST_COMMAND) if isinstance(value, Command) else ("reply", LARGEST_REPLY)
+    if len(data) > largest:
+        raise EncodeError(f"A control {kind} may have {largest:,} bytes, and this one has {len(data):,}. Send it in "
+                          "parts, or with less data.")  # fmt: skip
+    return data
+
+
+def in_commands(ids: Sequence[str]) -> Iterator[list[str]]:
+    """Yield ids in lists for one command each; one empty list if there are none."""
+    batch: list[str] = []
+    room = IDS_LENGTH
+    for id in ids:
+        room -= len(id) + 3
+        if room < 0 and batch:
+            yield batch
+            batch, room = [], IDS_LENGTH - len(id) - 3
+        batch.append(id)
+    yield batch
 
 
 def _check_command(command: Command) -> None:
@@ -100,13 +129,15 @@ class Control:
         ids = several(ids)
         await self._app.broker.revoke(ids, self._app.clock.now() + REVOKE_SECONDS)
         if terminate:
-            await self.send("terminate", {"ids": ids})
+            for some in in_commands(ids):
+                await self.send("terminate", {"ids": some})
 
     async def send(self, name: str, arguments: Mapping[str, Any] | None = None, *,
                    destination: str | Sequence[str] | None = None, reply_to: str | None = None) -> None:  # fmt: skip
         """Send a command to workers without waiting for replies.
 
-        `reply_to` is the channel for replies, if any are wanted. Raises `ValueError` unless it begins with "reply.".
+        `reply_to` is the channel for replies, if any are wanted. Raises `ValueError` unless it begins with "reply.",
+        and `EncodeError` for a command that workers would not read.
         """
         if reply_to is not None and not reply_to.startswith(REPLIES):
             raise ValueError(f"reply_to must be the name of a channel that begins with {REPLIES!r}, not {reply_to!r}")

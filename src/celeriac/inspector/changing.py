@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from celeriac import states
+from celeriac.app.control import in_commands
 from celeriac.app.purging import purge
 from celeriac.errors import CeleriacError
 from celeriac.inspector.audit import RETRIED
@@ -102,7 +103,10 @@ class Inspector(FactFinder):
     async def terminate(self, ids: str | Sequence[str]) -> Answers[Any]:
         """Revoke tasks, and terminate their running attempts."""
         await self._app.control.arevoke(ids)
-        return await self.order("terminate", {"ids": several(ids)})
+        *first, last = in_commands(several(ids))
+        for some in first:
+            await self._app.control.send("terminate", {"ids": some}, destination=self.destination)
+        return await self.order("terminate", {"ids": last})  # who replies has carried out the others before
 
     # --- Queues ---------------------------------------------------------------------------------------
 
