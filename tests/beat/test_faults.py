@@ -16,7 +16,7 @@ from celeriac.beat import scheduler as scheduling
 from celeriac.beat.definition import definition_of
 from celeriac.canvas.tree import decode_tree
 from celeriac.drivers.memory.schedules import MemoryScheduleStore
-from celeriac.errors import BackendError, BrokerUnavailable, UnknownOption, Unstorable
+from celeriac.errors import BackendError, BackendUnavailable, BrokerUnavailable, UnknownOption, Unstorable
 from celeriac.model.message import Message, new_id
 from celeriac.ports.schedules import Change, Due
 from celeriac.ports.workflows import Plan, workflow_store
@@ -116,21 +116,23 @@ async def test_a_scheduler_that_goes_on_late_takes_nothing_back_from_a_workflow_
             assert ran(other) == ["tick", ["tick", True]]
 
 
+@pytest.mark.parametrize("away", ["broker", "backend"])
 async def test_a_claim_that_could_not_be_published_is_given_up_at_once(
-    urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    urls: dict[str, str], monkeypatch: pytest.MonkeyPatch, away: str
 ) -> None:
     with app_on(urls) as app:
-        await app.schedules.aadd("once", every(0.01), app.tasks["shop.note"].s(), times=1)
-        publish = app.broker.apublish
+        note = app.tasks["shop.note"]
+        await app.schedules.aadd("once", every(0.01), chord([note.s(1), note.s(2)], note.s()), times=1)
+        lost = BrokerUnavailable("cut off") if away == "broker" else BackendUnavailable("cut off")
 
-        async def fail(messages: Sequence[Message], again: bool = False) -> None:
-            raise BrokerUnavailable("cut off")
+        async def fail(sent: Any, again: bool = False) -> None:
+            raise lost
 
-        monkeypatch.setattr(app.broker, "apublish", fail)
         time.sleep(0.05)
-        with pytest.raises(BrokerUnavailable):
-            await app.scheduler("one").turn()
-        monkeypatch.setattr(app.broker, "apublish", publish)
+        with monkeypatch.context() as patch:
+            patch.setattr(*((app.broker, "apublish") if away == "broker" else (app.backend, "aplant")), fail)
+            with pytest.raises(type(lost)):
+                await app.scheduler("one").turn()
         await app.scheduler("another").turn()
         assert (await app.schedules.aget("once")).sent == 1
 

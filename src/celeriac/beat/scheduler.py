@@ -32,7 +32,7 @@ from celeriac.beat.declared import Declared
 from celeriac.beat.definition import Definition, definition_of
 from celeriac.beat.sync import Sync
 from celeriac.beat.template import Filled
-from celeriac.errors import BackendError, BrokerError, BrokerUnavailable, CeleriacError
+from celeriac.errors import BackendError, BackendUnavailable, BrokerError, BrokerUnavailable, CeleriacError
 from celeriac.ports.abilities import Ability
 from celeriac.ports.schedules import Change, Entry, ScheduleStore, schedule_store
 from celeriac.ports.workflows import workflow_store
@@ -278,8 +278,8 @@ class Scheduler:
                 await self.app.broker.apublish(messages, True)
         except (CeleriacError, asyncio.CancelledError) as error:
             # Others need not wait for the end of the claim. What was sent all the same has the same ids.
-            refused = len(mine) == 1 and isinstance(error, CeleriacError) and not isinstance(error, BrokerUnavailable)
-            again = _postponed(now) if refused else now
+            is_away = isinstance(error, BrokerUnavailable | BackendUnavailable | asyncio.CancelledError)
+            again = now if is_away or len(mine) > 1 else _postponed(now)  # what is refused alone is refused again
             await store.change([Change(before=entry, after=replace(entry, next_at=again)) for entry in held])
             raise
         confirmed = await store.change([
