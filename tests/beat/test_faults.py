@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from celeriac import Celeriac, chord
+from celeriac import Celeriac, chord, group, states
 from celeriac.beat import scheduler as scheduling
 from celeriac.beat.definition import definition_of
 from celeriac.canvas.tree import decode_tree
 from celeriac.drivers.memory.schedules import MemoryScheduleStore
 from celeriac.errors import BackendError, BackendUnavailable, BrokerUnavailable, UnknownOption, Unstorable
 from celeriac.model.message import Message, new_id
+from celeriac.model.outcome import Outcome
 from celeriac.ports.schedules import Change, Due
-from celeriac.ports.workflows import Plan, workflow_store
+from celeriac.ports.workflows import NodeEnd, Plan, workflow_store
 from celeriac.schedules.intervals import every
 from celeriac.testing import running_worker
 from tests.beat.test_scheduler import app_on, beating, ran
@@ -307,6 +308,43 @@ async def test_a_schedule_that_minds_overlaps_goes_on_when_the_last_outcome_is_n
     clock.advance(DAY)
     await scheduler.turn()
     assert (await app.schedules.aget("x")).sent == 2
+
+
+async def test_a_workflow_that_overlaps_ends_as_a_whole_and_its_error_callback_runs(
+    app: Celeriac, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note, add = app.tasks["shop.note"], app.tasks["shop.add"]
+    whole = group(add.si(1, 1), add.si(1, 1)) | chord([note.s(), note.si(2)], note.si(3)).on_error(note.si("stopped"))
+    await app.schedules.aadd("sums", every(10), whole, overlap="cancel")
+    scheduler = app.scheduler()
+    clock.advance(10)
+    await scheduler.turn()
+    ended, begun = await waiting(app)
+    end = Outcome(id=ended.id, task=ended.task, state=states.SUCCESS, value=b"2", place=ended.place)
+    await workflow_store(app.backend).conclude([NodeEnd(end)])
+    revoked: list[str] = []
+    revoke = app.broker.revoke
+
+    async def noted(ids: Sequence[str], until: float) -> None:
+        revoked.extend(ids)
+        await revoke(ids, until)
+
+    monkeypatch.setattr(app.broker, "revoke", noted)
+    clock.advance(10)
+    await scheduler.turn()
+    assert begun.place is not None
+    steps = [step.id for _, step in app.workflow(begun.place.workflow).tree.steps()]
+    assert sorted(revoked) == sorted({*steps} - {ended.id})
+    with running_worker(app):
+        await eventually(lambda: len(ran(app)) == 4)
+        await eventually(lambda: is_over(app, steps))
+    assert sorted(map(str, ran(app))) == ["2", "3", "[2, 2]", "stopped"]
+    assert {app.AsyncResult(id).state for id in steps if id != ended.id} == {states.REVOKED}
+
+
+def is_over(app: Celeriac, ids: Sequence[str]) -> bool:
+    found = app.backend.fetch(ids)
+    return len(found) == len(ids) and all(outcome.ready for outcome in found.values())
 
 
 async def test_delays_and_expiry_of_linked_tasks_count_from_when_they_are_sent(app: Celeriac, clock: FakeClock) -> None:

@@ -60,7 +60,7 @@ class _Work(NamedTuple):
     entry: Entry
     decision: Decision
     filled: list[Filled]  # what is sent, by tick
-    cancelled: list[str]  # ids of tasks that are to be revoked first
+    cancelled: list[str]  # ids of tasks that are to be revoked first, unless they have ended
 
     @property
     def change(self) -> Change:
@@ -167,7 +167,9 @@ class Scheduler:
     async def _carry_out(self, store: ScheduleStore, work: Sequence[_Work], now: int) -> None:
         cancelled = [id for item in work for id in item.cancelled]
         if cancelled:
-            await self.app.control.arevoke(cancelled, terminate=True)
+            found = await self.app.backend.afetch(cancelled)
+            left = [id for id in cancelled if id not in found or not found[id].ready]
+            await self.app.control.arevoke(left, terminate=True)
         try:
             done = await (self._change if store.publishes else self._send)(store, work, now)
         except (BrokerUnavailable, BackendError):
@@ -191,11 +193,13 @@ class Scheduler:
             definition = definition_of(entry)
             decision = decide(entry, definition, now, runs)
             filled = [self._filled(entry, definition, tick, now) for tick in decision.ticks]
+            cancelled: list[str] = []
+            if decision.cancels and entry.last_at is not None:
+                cancelled = definition.what.steps_at(entry.salt, entry.last_at)
         except (ValueError, CeleriacError) as error:
             log.error("The schedule %s cannot be sent, and does not run until it is changed: %s", entry.name, error)
             return _Work(entry, Decision(replace(entry, next_at=None)), [], [])
-        last = _last_ends(entry, definition) if decision.cancels else []
-        return _Work(entry, decision, filled, last)
+        return _Work(entry, decision, filled, cancelled)
 
     def _filled(self, entry: Entry, definition: Definition, tick: int, now: int) -> Filled:
         delay = jitter(entry.name, tick, definition.jitter) / 1000 if definition.jitter else 0.0

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from celeriac.canvas.composite import Composite
 from celeriac.canvas.planner import Planner
-from celeriac.canvas.tree import Node, Step, Tree
+from celeriac.canvas.tree import Node, Step, Tree, decode_tree
 from celeriac.errors import UnknownOption, WorkflowError
 from celeriac.model.codec import Codec
 from celeriac.model.gate import Name
@@ -69,7 +69,7 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True):
     def fill(self, salt: bytes, tick: int, now: float, delay: float, codec: Codec) -> Filled:
         """Return what is sent at a tick (milliseconds since the epoch), `delay` seconds late. Raises `Unreadable`."""
         new = [self._id(number, salt, tick) for number in range(self.ids)]
-        ids, at = _by_placeholder(map(PLACEHOLDER.format, range(self.ids)), new), tick / 1000 + delay
+        ids, at = self._by_placeholder(new), tick / 1000 + delay
         messages = [_dated(decode(_filled(first, ids)), at, now) for first in self.firsts]
         plan: Plan | None = None
         if self.tree is not None:
@@ -87,6 +87,16 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True):
     def ends_at(self, salt: bytes, tick: int) -> list[str]:
         """Return the ids of the tasks whose ends are the end of what was sent at a tick."""
         return [self._id(end, salt, tick) for end in self.ends]
+
+    def steps_at(self, salt: bytes, tick: int) -> list[str]:
+        """Return the ids of all tasks of what was sent at a tick, without those of callbacks. Raises `Unreadable`."""
+        if self.tree is None:
+            return self.ends_at(salt, tick)
+        ids = self._by_placeholder([self._id(number, salt, tick) for number in range(self.ids)])
+        return [step.id for _, step in decode_tree(_filled(self.tree, ids)).steps()]
+
+    def _by_placeholder(self, ids: Sequence[str]) -> dict[bytes, bytes]:
+        return _by_placeholder(map(PLACEHOLDER.format, range(self.ids)), ids)
 
     def _id(self, number: int, salt: bytes, tick: int) -> str:
         return tick_id(salt + number.to_bytes(4), tick)
