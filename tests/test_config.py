@@ -257,6 +257,17 @@ def test_a_change_reaches_tasks_that_were_made_before(app: Celeriac) -> None:
     assert add.retry_policy(add.s(1).message()).max_retries == 9
 
 
+def test_a_default_that_is_changed_in_place_is_changed_for_one_app_alone() -> None:
+    for name, definition in DEFINITIONS.items():
+        if isinstance(definition.default, list | dict):
+            first, second = Settings(), Settings()
+            value = getattr(first, name)
+            value.append("x") if isinstance(value, list) else value.update(x={})
+            assert first.changed() == {name: value}
+            assert not first.is_default(name)
+            assert (second.changed(), Settings().changed()) == ({}, {})
+
+
 @pytest.mark.parametrize("url", ["redsi://x", "nonsense", "", "sqlite:/x"])
 def test_a_url_that_nothing_serves_is_refused_with_what_is_known(url: str, app: Celeriac) -> None:
     app.conf.broker_url = url or "://"

@@ -7,6 +7,7 @@ the one before it; an assignment to `app.conf.name` overrides them all. All mist
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from typing import Any
 
 from celeriac.config.celery_mail import with_celery_mail_names
@@ -27,7 +28,7 @@ class Settings(Definitions):
         self.__dict__["_proposed"] = {}
         self.__dict__["_on_change"] = []
         for name, setting in DEFINITIONS.items():
-            self.__dict__[name] = _plain(setting.default)
+            self.__dict__[name] = _own(setting.default)
         problems: list[str] = []
         found = from_environment(environ or {}, problems)
         self.update(values or {}, _problems=problems)
@@ -66,7 +67,7 @@ class Settings(Definitions):
 
     def is_default(self, name: str) -> bool:
         """Return whether a setting has its default."""
-        return bool(self.__dict__[name] == _plain(DEFINITIONS[name].default))
+        return bool(self.__dict__[name] == DEFINITIONS[name].default)
 
     def __setattr__(self, name: str, value: Any) -> None:
         value = check(name, value)
@@ -81,7 +82,7 @@ class Settings(Definitions):
         setting = find(name)  # of an adapter, and never set
         if setting is None:
             raise AttributeError(f"There is no setting {name!r}.{meant(name)}")
-        return _plain(setting.default)
+        return _own(setting.default)
 
     def __iter__(self) -> Iterator[str]:
         yield from DEFINITIONS
@@ -115,8 +116,9 @@ def received_max_bytes(settings: Settings) -> int:
     return max(settings.worker_message_max_bytes, least)
 
 
-def _plain(default: Any) -> Any:
-    return list(default) if isinstance(default, list) else default
+def _own(default: Any) -> Any:
+    """Return a default that may be changed in place."""
+    return copy(default) if isinstance(default, list | dict) else default
 
 
 def _report(problems: list[str]) -> str:
