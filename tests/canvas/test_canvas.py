@@ -31,7 +31,7 @@ from celeriac import (
 )
 from celeriac.backends.memory import MemoryBackend
 from celeriac.brokers.memory.operations import MemoryOperations
-from celeriac.errors import ArgumentsError, MessageTooLarge, ResultLost, UnknownOption, WorkflowError
+from celeriac.errors import ArgumentsError, BrokerUnavailable, MessageTooLarge, ResultLost, UnknownOption, WorkflowError
 from celeriac.model.gate import DEEPEST
 from celeriac.model.message import PLAIN, Message
 from celeriac.model.outcome import Outcome
@@ -41,9 +41,10 @@ from celeriac.ports.operations import WorkerInfo
 from celeriac.tasks import custom_ids
 from celeriac.testing import running_worker
 from celeriac.worker import advancer
+from celeriac.worker.decide import Ending, decide
 from tests.canvas.crew import Crew
 from tests.clock import FakeClock
-from tests.patience import FOR_EVER, PATIENCE
+from tests.patience import FOR_EVER, PATIENCE, wait_for
 
 TIMEOUT = PATIENCE
 
@@ -898,6 +899,79 @@ def test_a_workflow_is_run_again_from_what_failed(app: Celeriac) -> None:
         unfinished = s(app, "add", 1).set(countdown=60) | s(app, "add")
         with pytest.raises(WorkflowError, match="has not ended"):
             app.workflow(unfinished.delay().workflow_id).retry()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_running_a_workflow_again_can_be_repeated_after_it_broke_off(
+    make_app: Callable[..., Celeriac], monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    app = make_app(**({"result_backend": "memory://elsewhere"} if elsewhere else {}))
+    broken, go = [True], threading.Event()
+
+    @app.task(name="careful", max_retries=0)
+    def careful(x: int) -> int:
+        if broken[0]:
+            raise OSError("not yet")
+        go.wait(TIMEOUT)
+        return x
+
+    @app.task(name="total")
+    def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    def lost(*args: Any) -> None:
+        raise BrokerUnavailable("cut off")
+
+    with running_worker(app):
+        result = (group(careful.s(number) for number in range(3)) | total.s()).delay()
+        with pytest.raises(OSError, match="not yet"):
+            result.get(TIMEOUT)
+        workflow = app.workflow(result.workflow_id)
+        wait_for(workflow.finished)
+        with monkeypatch.context() as patch:
+            patch.setattr(app.broker, "revoke", lost)
+            with pytest.raises(BrokerUnavailable):
+                workflow.retry()
+        assert workflow.counts() == {states.FAILURE: 4}
+        with monkeypatch.context() as patch:
+            patch.setattr(app.broker, "publish", lost)
+            with pytest.raises(BrokerUnavailable):
+                workflow.retry()
+        assert workflow.counts() == {states.PENDING: 4}
+        broken[0] = False
+        assert workflow.retry() == 3
+        with pytest.raises(WorkflowError, match="has not ended"):
+            workflow.retry()
+        go.set()
+        assert result.get(TIMEOUT) == 3
+        assert workflow.retry() == 0
+
+
+def test_a_workflow_of_which_a_worker_is_about_to_send_more_is_not_run_again(app: Celeriac) -> None:
+    failing = (s(app, "fail") | s(app, "add")).delay()
+    crew = asyncio.run(Crew.of(app))
+    asyncio.run(settle_one(crew, states.FAILURE))
+    body = chord([s(app, "fail"), s(app, "add", 1)], s(app, "about")).delay()
+    asyncio.run(settle_one(crew, states.FAILURE))
+    asyncio.run(settle_one(crew))
+    for result in (failing, body):
+        with pytest.raises(WorkflowError, match="has not ended"):
+            app.workflow(result.workflow_id).retry()
+    asyncio.run(crew.advancing.finish())
+    workflow = app.workflow(body.workflow_id)
+    assert workflow.retry() == 1
+    asyncio.run(settle_one(crew))
+    assert workflow.counts() == {states.SUCCESS: 2, states.PENDING: 1}
+    with pytest.raises(WorkflowError, match="has not ended"):
+        workflow.retry()
+    assert app.workflow(failing.workflow_id).retry() == 1
+
+
+async def settle_one(crew: Crew, state: str = states.SUCCESS) -> None:
+    """Let the next task end, and do nothing about what follows."""
+    [one] = await crew.lease.receive(["default"], {PLAIN: 1}, 0.0)
+    outcome = Outcome(id=one.message.id, task=one.message.task, state=state, value=b"1", place=one.message.place)
+    await crew.writer.write(crew.lease, [decide(Ending(delivery=one, outcome=outcome), 0.0, 3, 3600.0)], 0.0)
 
 
 # --- Without a backend that keeps workflows -----------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from celeriac import states
@@ -15,7 +16,9 @@ from celeriac.config.settings import received_max_bytes
 from celeriac.errors import WorkflowError
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
+from celeriac.ports.abilities import Ability
 from celeriac.ports.workflows import Plan, workflow_store
+from celeriac.tasks.message_template import PUBLISH_BATCH
 from celeriac.tasks.protocols import App
 
 __all__ = ["StepView", "Workflow"]
@@ -35,6 +38,10 @@ class StepView(NamedTuple):
     def state(self) -> str:
         """Its state; PENDING without an outcome."""
         return self.outcome.state if self.outcome is not None else states.PENDING
+
+
+def _has_ended(view: StepView) -> bool:
+    return view.outcome is not None and view.outcome.ready
 
 
 class Workflow:
@@ -69,7 +76,7 @@ class Workflow:
     def progress(self) -> tuple[int, int]:
         """Return how many of its tasks have ended, and how many tasks it has."""
         views = self.steps()
-        return sum(view.outcome is not None and view.outcome.ready for view in views), len(views)
+        return sum(map(_has_ended, views)), len(views)
 
     def finished(self) -> bool:
         """Return whether all its tasks have ended."""
@@ -78,7 +85,7 @@ class Workflow:
 
     def waiting(self) -> list[str]:
         """Return the ids of its tasks that have not ended."""
-        return [view.id for view in self.steps() if view.outcome is None or not view.outcome.ready]
+        return [view.id for view in self.steps() if not _has_ended(view)]
 
     def graph(self, format: str = "mermaid") -> str:
         """Return a drawing with the states of its tasks, as "mermaid", "dot", "json" or "text"."""
@@ -96,27 +103,56 @@ class Workflow:
     def retry(self) -> int:
         """Run all tasks that did not succeed again; return how many are sent now. The others wait for their sources.
 
-        Raises `WorkflowError` if a task has not ended.
+        If the broker goes away meanwhile, or the process dies, it can be called again, unless the broker knows no ids
+        (RabbitMQ). Raises `WorkflowError` if a task has not ended.
         """
-        views = self.steps()
-        if any(view.outcome is None or not view.outcome.ready for view in views):
-            raise WorkflowError(f"The workflow {self.id} has not ended. Wait for its end, or cancel it first.")
+        held, views = self._held(), self.steps()
         outcomes = {view.id: view.outcome for view in views if view.outcome is not None}
-        again = {view.node for view in views if outcomes[view.id].state in UNSUCCESSFUL}
+        again = {view.node for view in views if view.state in UNSUCCESSFUL or not _has_ended(view)}
         if not again:
             return 0
+        if not all(map(_has_ended, views)) and not self._broke_off(held, views):
+            raise WorkflowError(f"The workflow {self.id} has not ended. Wait for its end, or cancel it first.")
         messages = self._messages(again, outcomes)
         ids = [self.tree.step(number).id for number in again]
         callbacks = [link.message.id for number in again for link in self.tree.step(number).message.link_error]
         callbacks += [link.message.id for node in self.tree.nodes if isinstance(node, Join) for link in node.link_error]
+        # Lift earlier revocations. This comes first, so that nothing has changed if the broker is away.
+        self.app.broker.complete(self.app.broker.revoke(ids, 0.0))
         self.app.backend.forget([*ids, *callbacks])
-        self.app.broker.complete(self.app.broker.revoke(ids, 0.0))  # lift earlier revocations
+        marks = [Outcome(id=message.id, task=message.task, state=states.PENDING) for message in messages]
+        self.app.broker.complete(self.app.backend.store(marks))
         missing = self._missing(again)
         store = workflow_store(self.app.backend)
         tree = store.codec.seal("tree", self.tree.encode(), self.id)
         store.plant(Plan(id=self.id, tree=tree, left=len(again), missing=missing))
-        self.app.publish(messages)
+        for start in range(0, len(messages), PUBLISH_BATCH):
+            self.app.publish(messages[start : start + PUBLISH_BATCH])
         return len(messages)
+
+    def _held(self) -> Collection[str] | None:
+        """Return which of its tasks that have not ended the broker holds; None if it cannot tell.
+
+        Ask before looking at the outcomes: what is not held and has not ended afterwards was never sent.
+        """
+        broker, waiting = self.app.broker, self.waiting()
+        if not waiting:
+            return ()
+        return broker.complete(broker.operations().find(waiting)) if broker.can(Ability.KNOW_IDS) else None
+
+    def _broke_off(self, held: Collection[str] | None, views: Sequence[StepView]) -> bool:
+        """Return whether an earlier `retry` has marked what it was to send, and did not send it.
+
+        Otherwise a worker runs some of it, or is about to send what follows a task that has ended.
+        """
+        left = {view.node for view in views if not _has_ended(view)}
+        marked = {view.node for view in views if view.outcome is not None and view.outcome.state == states.PENDING}
+
+        def waits(number: int) -> bool:
+            source = self.tree.nodes[number].source
+            return source >= 0 and not left.isdisjoint(self.tree.leaves(source))
+
+        return held is not None and not held and all(number in marked or waits(number) for number in left)
 
     def _messages(self, again: set[int], outcomes: dict[str, Outcome]) -> list[Message]:
         """Return the messages of the steps to run again whose sources have ended well."""
