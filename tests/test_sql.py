@@ -207,3 +207,19 @@ def test_oracle_is_told_how_many_rows_to_fetch_and_never_with_a_lock() -> None:
     assert len(limited) == 2
     assert not any("FOR UPDATE" in statement for statement in limited)
     assert not any("ON CONFLICT" in statement or "RETURNING" in statement for statement in statements)
+
+
+async def test_oracle_which_takes_an_empty_value_for_none_is_not_asked_for_names_after_it(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, told = opened(), []
+
+    async def noted(statement: Any) -> list[Any]:
+        told.append(oracle(statement))
+        return []
+
+    monkeypatch.setattr(backend.database, "arows", noted)
+    store = schedule_store(_NoSchedules(), backend)  # type: ignore[arg-type]
+    await store.page("", 10)
+    await store.page("a", 10)
+    assert ["WHERE" in statement for statement in told] == [False, True]

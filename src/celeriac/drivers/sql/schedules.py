@@ -94,7 +94,9 @@ class SQLScheduleStore(ScheduleStore):
 
     async def page(self, after: str, limit: int) -> list[Entry]:
         name = self._table.c.name
-        return await self._read(self._rows.where(name > after.encode()).order_by(name).limit(limit))
+        # Oracle takes an empty value for none, after which there is nothing.
+        rows = self._rows.where(name > after.encode()) if after else self._rows
+        return await self._read(rows.order_by(name).limit(limit))
 
     async def due(self, limit: int) -> Due:
         now = int(self._clock.now() * 1000)
