@@ -160,6 +160,27 @@ def test_records_travel_as_plain_objects() -> None:
     assert found == [{"when": date(2026, 1, 1)}, {"ids": {1}}, {"price": Decimal("1.10")}]
 
 
+SETS: dict[str, list[Any]] = {
+    "texts": [f"x{number:02}" for number in range(30)],
+    "numbers": [-5_000_000_000_000, *range(30), 2**70],
+    "several kinds": [1, "a", None, 2.5, True, date(2026, 1, 2), (1, "b"), math.inf, UUID(int=7)][2:],
+    "sets": [frozenset({f"x{number}", f"y{number}"}) for number in range(30)],
+}
+
+
+@pytest.mark.parametrize("members", SETS.values(), ids=SETS)
+@pytest.mark.parametrize("kind", [set, frozenset])
+def test_equal_sets_are_equal_bytes(members: list[Any], kind: Any) -> None:
+    """The order of a set's members differs between processes, and what is declared in each must be the same."""
+    class Pretended(kind):  # type: ignore[misc]
+        def __iter__(self) -> Any:
+            return reversed(members)
+
+    one, other = dumps(kind(members)), dumps(Pretended(members))
+    assert one == other
+    assert loads(one) == kind(members)
+
+
 def test_paths_and_urls_travel_as_text() -> None:
     assert loads(dumps([Path("/x"), {"a": pydantic.HttpUrl("https://x.y/")}])) == ["/x", {"a": "https://x.y/"}]
 

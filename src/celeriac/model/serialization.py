@@ -145,6 +145,14 @@ def _lower_key(value: Any) -> Any:
     return lowered
 
 
+def _lower_set(value: Iterable[Any]) -> list[Any]:
+    """Lower the members of a set, sorted: their own order differs from process to process, and with it the bytes."""
+    lowered = [_lower_key(item) for item in value]
+    kinds = set(map(type, lowered))
+    lowered.sort(key=None if kinds <= {str} or kinds <= {int} else _encode)
+    return lowered
+
+
 def _lower_float(value: float) -> Any:
     return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
 
@@ -162,8 +170,8 @@ _LOWERINGS: dict[type, Callable[[Any], Any]] = {
     Decimal: lambda value: {"$decimal": str(value)},
     bytes: lambda value: {"$bytes": b64encode(value).decode()},
     bytearray: lambda value: {"$bytes": b64encode(value).decode()},
-    set: lambda value: {"$set": [_lower_key(item) for item in value]},
-    frozenset: lambda value: {"$frozenset": [_lower_key(item) for item in value]},
+    set: lambda value: {"$set": _lower_set(value)},
+    frozenset: lambda value: {"$frozenset": _lower_set(value)},
 }
 
 _BASES: tuple[type[Any], ...] = (
