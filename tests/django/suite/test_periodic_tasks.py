@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from bazaar import app
-from django.db import IntegrityError, transaction
+from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.utils import timezone
 
 from celeriac import every
@@ -145,6 +146,37 @@ def test_a_tick_that_is_sent_during_a_change_is_not_lost(monkeypatch: pytest.Mon
     row.save()
     after = PeriodicTask.objects.get().entry
     assert (after.sent, PeriodicTask.objects.get().description) == (1, "Adds.")
+
+
+def test_a_change_that_others_are_always_faster_than_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = made()
+    monkeypatch.setattr(PeriodicTask, "_replace", lambda self, using: False)
+    with pytest.raises(DatabaseError, match="was changed meanwhile"):
+        row.save()
+
+
+@pytest.mark.skipif(connection.vendor != "mysql", reason="the others see what is new, or refuse")
+def test_a_change_in_a_transaction_that_sees_old_rows_alone_is_of_the_new_one() -> None:
+    row = made()
+
+    def tick() -> None:
+        rows = periodic._rows("default").filter(pk=row.pk)
+        entry = rows.get().entry
+        rows.update(revision=entry.revision + 1, data=periodic._store().values(
+            periodic.replace(entry, sent=1, cursor=entry.cursor + 1))["entry"])  # fmt: skip
+        connection.close()
+
+    with connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    with transaction.atomic():
+        assert PeriodicTask.objects.get().entry.sent == 0
+        scheduler = threading.Thread(target=tick)
+        scheduler.start()
+        scheduler.join()
+        row.description = "Adds."
+        row.save()
+    after = PeriodicTask.objects.get()
+    assert (after.entry.sent, after.description) == (1, "Adds.")
 
 
 def test_a_scheduler_notices_that_it_was_not_the_first() -> None:

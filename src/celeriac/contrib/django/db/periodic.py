@@ -10,7 +10,7 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from django.db import models, transaction
+from django.db import DatabaseError, models, transaction
 from msgspec.structs import replace
 
 from celeriac.beat.decide import beginning
@@ -37,6 +37,8 @@ __all__ = ["PeriodicTask"]
 
 SENDS: Final = ("task", "args", "kwargs", "queue", "priority", "headers", "expire_seconds")
 """What a row says of the message that it sends."""
+
+ATTEMPTS: Final = 10  # to change a row, where none can be locked (SQLite)
 
 
 class PeriodicTask(models.Model):
@@ -183,15 +185,17 @@ class PeriodicTask(models.Model):
         """Add the schedule, or change it: in the transaction of the caller, if there is one.
 
         Raises `ImproperlyConfigured` and other errors of `app.schedules.add` for what cannot be sent, and Django's
-        `IntegrityError` if the name is taken.
+        `IntegrityError` if the name is taken, or `DatabaseError` if others have changed it again and again meanwhile.
         """
         self._state.db = using = using or self._state.db or database()
         if self._state.adding:
             self._insert(self._changed(None), first_revision(), using)
             return
         with transaction.atomic(using):
-            while not self._replace(using):
-                pass
+            for _ in range(ATTEMPTS):
+                if self._replace(using):
+                    return
+        raise DatabaseError(f"The schedule {self.name!r} was changed meanwhile, again and again: save it once more.")
 
     def _insert(self, entry: Entry, revision: int, using: str) -> None:
         values = {"id": key(entry.name), "raw_name": entry.name.encode(), "revision": revision}
@@ -202,7 +206,8 @@ class PeriodicTask(models.Model):
 
     def _replace(self, using: str) -> bool:
         """Carry out a change. Return False if a scheduler or somebody else was faster."""
-        row = _rows(using).get(pk=self.id)
+        # The lock also shows the row as it is now, and not as it was when the transaction began (REPEATABLE READ).
+        row = _rows(using).select_for_update().get(pk=self.id)
         if row.entry is None:
             raise ImproperlyConfigured(f"The schedule {row.name!r} cannot be read: delete it, and add it again.")
         after = self._changed(row.entry)
