@@ -153,6 +153,7 @@ async def test_queues_are_counted_the_empty_ones_too(app: Celeriac) -> None:
 
 async def test_messages_can_be_seen_and_purged(app: Celeriac) -> None:
     inspector = Inspector(app)
+    app.conf.result_extended = True
     now, later = await app.asend_task("t", [1]), await app.asend_task("t", [2], countdown=3600)
     assert [message.id for message in await inspector.peek("default")] == [now.id]
     assert [message.id for message in await inspector.scheduled()] == [later.id]
@@ -161,6 +162,7 @@ async def test_messages_can_be_seen_and_purged(app: Celeriac) -> None:
         with pytest.raises(TaskRevoked, match="was purged: its message was deleted from the queue 'default'"):
             await result.aget(PATIENCE)
         assert (await inspector.find([result.id]))[result.id].state == states.REVOKED
+    assert (now.args, later.args) == ([1], [2])
 
 
 async def test_a_purged_task_ends_its_workflow_and_sends_its_error_callbacks(app: Celeriac) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from celeriac import Celeriac, states
 from celeriac.backends.memcached import MemcachedBackend, connect
@@ -27,7 +28,7 @@ from celeriac.drivers.peer import Peer, Stream, hosts_of
 from celeriac.errors import BackendError, ImproperlyConfigured, Unstorable
 from celeriac.model.clock import Clock
 from celeriac.model.message import new_id
-from celeriac.model.outcome import Outcome
+from celeriac.model.outcome import Call, Outcome
 from celeriac.testing import running_worker
 from tests.conformance.backend import BackendConformance
 from tests.conformance.broker import LONG, Ports
@@ -164,6 +165,17 @@ def test_a_value_that_is_too_large_becomes_a_failure_and_holds_up_nothing(server
     assert isinstance(error, BackendError)
     why = "cannot be stored: it is larger than the server of the result backend allows."
     assert str(error) == f"The result of t[{large.id}] {why}"
+
+
+def test_arguments_that_are_too_large_beside_a_result_are_left_out(server: MemcachedServer) -> None:
+    backend = backend_of(server)
+    call = Call(body=b"2" * 900_000)
+    fits, large, larger = (outcome(value=b"1" * size, call=call) for size in (1, 400_000, 2_000_000))
+    assert store(backend, fits, large, larger) == [True, True, True]
+    found = backend.fetch([fits.id, large.id, larger.id])
+    assert found[fits.id] == fits
+    assert found[large.id] == replace(large, call=Call())
+    assert (found[larger.id].state, found[larger.id].call) == (states.FAILURE, Call())
 
 
 def test_progress_that_is_too_large_is_stored_without_its_value(server: MemcachedServer) -> None:

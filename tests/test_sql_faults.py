@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy.exc import OperationalError
 
 from celeriac import states
@@ -36,7 +37,7 @@ from celeriac.errors import (
     WorkflowError,
 )
 from celeriac.model.message import new_id
-from celeriac.model.outcome import Outcome
+from celeriac.model.outcome import Call, Outcome
 from celeriac.ports.workflows import Plan
 from tests.clock import FakeClock
 from tests.environment import without_settings
@@ -363,6 +364,15 @@ def test_a_value_that_the_server_would_refuse_becomes_a_failure_and_the_others_a
     for item in (large, larger):
         assert found[item.id].state == states.FAILURE
         assert "(half of `max_allowed_packet`)" in str(found[item.id].exception())
+
+
+def test_arguments_that_the_server_would_refuse_beside_a_result_are_left_out(
+    opened: Open, mariadb: SQLServer
+) -> None:
+    backend = opened(mariadb.url(mariadb.database()))
+    both = replace(outcome(value=b"x" * (PACKET // 4)), call=Call(body=b"y" * (PACKET // 4)))
+    assert backend.save([both]) == [True]
+    assert backend.fetch([both.id]) == {both.id: replace(both, call=Call())}
 
 
 def test_a_workflow_that_the_server_would_refuse_is_refused(opened: Open, mariadb: SQLServer) -> None:

@@ -23,7 +23,7 @@ from celeriac.app.notifier import Notifier
 from celeriac.canvas.links import callbacks
 from celeriac.errors import TaskRevoked
 from celeriac.model.message import Message
-from celeriac.model.outcome import Outcome
+from celeriac.model.outcome import WHOLE_CALLS, Call, Outcome
 from celeriac.ports.operations import UNREADABLE, WITHDRAWN, Removal, Waiting
 from celeriac.ports.workflows import NodeEnd, WorkflowStore
 from celeriac.tasks.protocols import App
@@ -52,7 +52,7 @@ async def _purge_joined(app: App, queue: str) -> int:
     count, operations = 0, app.broker.operations()
     while found := await operations.waiting(queue, WITHDRAWN):
         now = app.clock.now()
-        count += sum(await operations.remove(queue, [_removal(one, now) for one in found]))
+        count += sum(await operations.remove(queue, [_removal(app, one, now) for one in found]))
     return count
 
 
@@ -61,11 +61,11 @@ async def _has_more(app: App, queue: str) -> bool:
     return app.broker.knows_ids and bool(await app.broker.operations().waiting(queue, 1))
 
 
-def _removal(waiting: Waiting, now: float) -> Removal:
+def _removal(app: App, waiting: Waiting, now: float) -> Removal:
     message = waiting.message
     if message.task == UNREADABLE:
         return Removal(waiting.key)
-    outcome = _purged(message, now)
+    outcome = _purged(app, message, now)
     return Removal(waiting.key, outcome, message.place is not None and not message.place.alone,
                    callbacks(message.link_error, outcome, now))  # fmt: skip
 
@@ -97,7 +97,7 @@ async def _store(app: App, messages: Sequence[Message]) -> list[Outcome]:
     alone: list[Outcome] = []
     errors: dict[str, list[Message]] = {}
     for message in messages:
-        outcome = _purged(message, now)
+        outcome = _purged(app, message, now)
         errors[message.id] = callbacks(message.link_error, outcome, now)
         if message.place is not None and isinstance(app.backend, WorkflowStore):
             ends.append(NodeEnd(outcome, leaves_pending=not message.place.alone))
@@ -115,6 +115,10 @@ async def _store(app: App, messages: Sequence[Message]) -> list[Outcome]:
     return [outcome for outcome, _ in stored]
 
 
-def _purged(message: Message, now: float) -> Outcome:
+def _purged(app: App, message: Message, now: float) -> Outcome:
     why = TaskRevoked(f"The task was purged: its message was deleted from the queue {message.queue!r}.")
-    return Outcome.failed(message, why, states.REVOKED, now)
+    outcome, task = Outcome.failed(message, why, states.REVOKED, now), app.tasks.get(message.task)
+    is_extended = task is not None and task.options.get("result_extended", False)
+    if is_extended or app.conf.result_extended or message.task in WHOLE_CALLS:
+        outcome.call = Call.of(message)
+    return outcome

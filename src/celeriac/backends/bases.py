@@ -208,6 +208,7 @@ def without_value(outcome: Outcome, why: str) -> Outcome:
     """Return the outcome to store instead of one that the server refuses as too large: its failure, with the reason."""
     error = BackendError(f"The result of {outcome.task}[{outcome.id}] {why}")
     log.warning("%s", error)
+    outcome = outcome.without_arguments()
     if not outcome.ready:
         return replace(outcome, value=None, failure=None)
     return replace(outcome, state=states.FAILURE, value=None, failure=Failure.of(error), kept=None)

@@ -96,19 +96,21 @@ class KeyValueBackend(SyncBackend):
         return done
 
     def _put_outcomes(self, outcomes: Sequence[Outcome], key_of: Callable[[str], str], put: PutMany) -> list[bool]:
-        """Put outcomes; in place of those that are too large, such without a value. Return for each whether it was."""
+        """Put outcomes; of those that are too large, without what is large. Return for each whether it was."""
         if not outcomes:
             return []
         done = list(put([(key_of(item.id), self.codec.encode_outcome(item)) for item in outcomes], self.expires))
-        places = [place for place, was_put in enumerate(done) if was_put is None]
-        if places:
-            bare = [without_value(outcomes[place], TOO_LARGE) for place in places]
-            items = [(key_of(item.id), self.codec.encode_outcome(item)) for item in bare]
-            for place, was_put in zip(places, put(items, self.expires), strict=True):
-                if was_put is None:
-                    raise Unstorable(f"{self!r} refuses values of so few bytes that not even the failure of "
-                                     f"{outcomes[place].id} can be stored.")  # fmt: skip
-                done[place] = was_put
+        for shorten in (Outcome.without_arguments, _without_value):
+            places = [place for place, was_put in enumerate(done) if was_put is None]
+            shorter = {place: shorten(outcomes[place]) for place in places}
+            some = [place for place in places if shorter[place] is not outcomes[place]]
+            if some:
+                items = [(key_of(outcomes[place].id), self.codec.encode_outcome(shorter[place])) for place in some]
+                for place, was_put in zip(some, put(items, self.expires), strict=True):
+                    done[place] = was_put
+        if None in done:
+            raise Unstorable(f"{self!r} refuses values of so few bytes that not even the failure of "
+                             f"{outcomes[done.index(None)].id} can be stored.")  # fmt: skip
         return [was_put is True for was_put in done]
 
     def look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
@@ -124,6 +126,10 @@ class KeyValueBackend(SyncBackend):
 
     def forget(self, ids: Sequence[str]) -> None:
         self.delete_many([key for id in ids for key in (_final(id), _early(id))])
+
+
+def _without_value(outcome: Outcome) -> Outcome:
+    return without_value(outcome, TOO_LARGE)
 
 
 def _final(id: str) -> str:

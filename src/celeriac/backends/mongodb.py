@@ -107,6 +107,8 @@ class MongoBackend(PollingBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, D
     def _pack(self, outcome: Outcome) -> tuple[Outcome, bytes]:
         """Return an outcome encoded; and the outcome itself, or what is stored in its place if it is too large."""
         encoded = self.codec.encode_outcome(outcome)
+        if len(encoded) > outcomes.MOST and (shorter := outcome.without_arguments()) is not outcome:
+            outcome, encoded = shorter, self.codec.encode_outcome(shorter)
         if len(encoded) <= outcomes.MOST:
             return outcome, encoded
         limits = f"has {len(encoded):,} bytes, and MongoDB keeps up to {outcomes.MOST:,}"

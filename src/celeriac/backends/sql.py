@@ -84,6 +84,8 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayK
         """Return the row of an outcome; if the server would refuse that as too large, of a failure that says so."""
         data = self.codec.encode_outcome(outcome)
         largest, limit = self._accepts()
+        if len(data) > largest and (shorter := outcome.without_arguments()) is not outcome:
+            outcome, data = shorter, self.codec.encode_outcome(shorter)
         if len(data) > largest:
             why = f"has {len(data):,} bytes, and {self.database.address} accepts {largest:,}{limit}."
             outcome = without_value(outcome, why)

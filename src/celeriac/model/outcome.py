@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 else:
     failure_signature = LazyModule("celeriac.model.failure_signature")
 
-__all__ = ["Call", "Outcome", "decode_outcome", "encode_outcome", "unreadable_outcome"]
+__all__ = ["WHOLE_CALLS", "Call", "Outcome", "decode_outcome", "encode_outcome", "unreadable_outcome"]
 
 
 MOST_CALL_BYTES = 65_536  # of arguments that are stored with an outcome
+
+WHOLE_CALLS = frozenset({"django.run", "django.arun"})
+"""The tasks of `contrib/django`: their results say what was called, and so their arguments are stored however large."""
 
 
 class Call(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -44,7 +47,7 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     @classmethod
     def of(cls, message: Message) -> Call:
         """Return what is kept of a message."""
-        body = message.body if len(message.body) <= MOST_CALL_BYTES else None
+        body = message.body if len(message.body) <= MOST_CALL_BYTES or message.task in WHOLE_CALLS else None
         return cls(message.queue, message.sent_at, body, message.content_type)
 
 
@@ -91,6 +94,13 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         if not self.compression or self.value is None:
             return self.value
         return decompress(self.compression, self.value, limit)
+
+    def without_arguments(self) -> Outcome:
+        """Return the outcome without arguments that are large, for a server that refuses so much; else itself."""
+        call = self.call
+        if call is None or call.body is None or len(call.body) <= MOST_CALL_BYTES:
+            return self
+        return replace(self, call=replace(call, body=None))
 
     def next_attempt(self, message: Message) -> Message:
         """Return the message of the attempt that follows a RETRY."""

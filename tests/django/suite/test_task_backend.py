@@ -322,6 +322,23 @@ def test_a_result_is_found_by_its_id(worker) -> None:
     assert tasks.urgent.get_result(result.id) == result
 
 
+def test_a_result_is_found_whatever_the_size_of_its_arguments(worker) -> None:
+    value = "x" * 200_000
+    result = ended(tasks.echo.enqueue(value))
+    found = default.get_result(result.id)
+    assert (found.args, found.return_value) == ([value], value)
+
+
+async def test_the_result_of_a_task_that_was_purged_is_a_failure() -> None:
+    if not app.broker.can(Ability.SEE_SCHEDULED):
+        pytest.skip("what is scheduled is not purged")
+    result = await tasks.echo.using(run_after=timezone.now() + timedelta(hours=1)).aenqueue("x" * 100_000)
+    assert (await Inspector(app).purge("default"))["default"] >= 1
+    found = await default.aget_result(result.id)
+    assert (found.status, len(found.args[0])) == (Status.FAILED, 100_000)
+    assert "TaskRevoked" in found.errors[0].exception_class_path
+
+
 @pytest.mark.parametrize("id", ["123", "01a2283e-0000-7000-8000-000000000000"])
 async def test_an_unknown_id_has_no_result(id: str) -> None:
     with pytest.raises(exceptions.TaskResultDoesNotExist):
