@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from celeriac import Celeriac, states
-from celeriac.errors import BackendUnavailable
+from celeriac.errors import BackendUnavailable, BrokerUnavailable, CeleriacError, WorkerLost
 from celeriac.model.message import PLAIN, Message, new_id
 from celeriac.model.outcome import Outcome
 from celeriac.ports.operations import WorkerInfo
@@ -21,7 +23,9 @@ from celeriac.worker.decide import Ending
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.outages import Outages
 from celeriac.worker.settlement_writer import SettlementWriter
-from tests.patience import PATIENCE, wait_for
+from celeriac.worker.supervisor import Supervisor
+from tests.clock import FakeClock
+from tests.patience import FOR_EVER, PATIENCE, wait_for
 
 CAN = 20  # endings that the server settles, or states that it stores, within the time-out
 MANY = 1_000
@@ -29,6 +33,22 @@ MANY = 1_000
 
 def outcome(id: str, state: str) -> Outcome:
     return Outcome(id=id, task="t", state=state)
+
+
+def held(app: Celeriac) -> tuple[int, int]:
+    """Return how many messages wait, and how many workers hold."""
+    counts = app.broker.complete(app.broker.operations().queues())
+    return sum(queue.ready for queue in counts), sum(queue.active for queue in counts)
+
+
+@contextmanager
+def failing_worker(app: Celeriac) -> Iterator[Supervisor]:
+    """Run a worker that cannot settle by the end of its grace time."""
+    with ExitStack() as stack:
+        worker = stack.enter_context(running_worker(app, grace_seconds=0))
+        yield worker
+        with pytest.raises(CeleriacError, match="test worker failed"):
+            stack.close()
 
 
 async def test_what_a_server_cannot_do_at_once_is_done_in_parts(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,3 +115,64 @@ def test_a_worker_that_cannot_settle_starts_no_more_tasks_than_it_can_keep(
         for result in results:
             result.get(timeout=PATIENCE)
     assert sorted(ran) == list(range(MANY))
+
+
+def test_what_has_run_and_cannot_be_recorded_is_not_given_back_when_the_worker_stops(
+    make_app: Callable[..., Celeriac], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(clock=clock, result_backend="memory://elsewhere")
+    ran, started = list[str](), threading.Event()
+
+    @app.task(acks_late=False)
+    def once() -> None:
+        ran.append("once")
+
+    @app.task
+    async def lasts() -> None:
+        if not started.is_set():
+            started.set()
+            await asyncio.sleep(FOR_EVER)
+
+    store, away = app.backend.store, True
+
+    async def may_store(outcomes: Any) -> list[bool]:
+        if away:
+            raise BackendUnavailable("It is away.")
+        return await store(outcomes)
+
+    monkeypatch.setattr(app.backend, "store", may_store)
+    results = [once.delay(), lasts.delay()]
+    with failing_worker(app) as worker:
+        wait_for(lambda: started.is_set() and worker.settler.unsettled() == len(ran) == 1, "both tasks")
+    assert held(app) == (1, 1), "what was stopped is given back, and nothing else"
+    away = False
+    clock.advance(3600)  # the lease expires
+    with running_worker(app):
+        results[1].get(timeout=PATIENCE)
+        with pytest.raises(WorkerLost):
+            results[0].get(timeout=PATIENCE)
+    assert ran == ["once"]
+
+
+def test_what_is_stored_and_cannot_be_acknowledged_does_not_run_again_after_the_worker_has_stopped(
+    make_app: Callable[..., Celeriac], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(clock=clock, result_backend="memory://elsewhere")
+    ran: list[int] = []
+
+    @app.task
+    def count() -> None:
+        ran.append(1)
+
+    async def away(settlements: Any) -> list[bool]:
+        raise BrokerUnavailable("It is away.")
+
+    with failing_worker(app) as worker:
+        monkeypatch.setattr(worker.heartbeat.lease, "settle", away)
+        result = count.delay()
+        result.get(timeout=PATIENCE)
+    clock.advance(3600)
+    assert held(app) == (0, 1)
+    with running_worker(app):
+        wait_for(lambda: held(app) == (0, 0), "the end of the message")
+    assert ran == [1]

@@ -117,6 +117,21 @@ class Settler:
         """Return how many endings no server has confirmed yet."""
         return len(self._under_way) + len(self._endings)
 
+    def has_unsettled_ends(self) -> bool:
+        """Return whether attempts are among them that have run."""
+        return any(not one.given_back and one.unknown is None for one in (*self._under_way, *self._endings))
+
+    async def give_back(self) -> None:
+        """Settle what did not run or may run again, which needs no backend; after `run` was cancelled.
+
+        Raises `BrokerError`.
+        """
+        left = self._under_way + self._endings
+        returned = [ending for ending in left if ending.given_back]
+        if returned:
+            await self.settle(self._heartbeat.lease, returned)
+        self._under_way, self._endings = [], [ending for ending in left if not ending.given_back]
+
     def progress(self) -> asyncio.Future[None]:
         """Return a future that is done when the next batch has been settled."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -115,6 +115,7 @@ class Supervisor:
         Stopping gives running tasks the grace time, and gives everything else back to the broker at once. After an
         unexpected error nothing is given back: as when this process is killed, others take over what it held once
         its lease has expired, and count that as a delivery. So a message that causes such errors becomes a dead letter.
+        Nor is what has run given back, if the servers could not take its end.
         """
         self._loop = asyncio.get_running_loop()
         if self.pool.kind == "processes":  # many allocations, and no user code that makes cycles
@@ -139,24 +140,23 @@ class Supervisor:
         now = time.monotonic()
         last = (now if self._cold.is_set() else max(now, deadline)) + FINAL_SECONDS
         await self._settle_rest(last)
-        unsettled = self.settler.unsettled()
         for duty in others:
             await _cancel(duty)
         await self.settler.recorder.finish(_left(last))
         if metrics is not None:
             metrics.stop()
         self.settler.attempt_log.sum_up()
-        if not self._faulty:
-            await self._end_lease(last)
+        unsettled = 0 if self._faulty else await self._end_lease(last)
         signals.worker_shutdown.send(self)
         self.app.close()
         if self._failure is not None:
             log.critical("%s has failed: %s", self.name, self._failure, extra={"event_name": "worker.failed"})
             return 1
         if unsettled:
-            log.error("%s has stopped before its servers had confirmed what became of %d messages: those that they "
-                      "have not taken run again when the lease has expired (%g s)", self.name, unsettled,
-                      self.options.lease_seconds, extra={"event_name": "worker.stopped"})  # fmt: skip
+            log.error("%s has stopped before its servers had confirmed what became of %d messages. When its lease has "
+                      "expired (%g s), those without a stored outcome run again, or with acks_late=False fail as "
+                      "WorkerLost", self.name, unsettled, self.options.lease_seconds,
+                      extra={"event_name": "worker.stopped"})  # fmt: skip
             return 1
         log.info("%s has stopped", self.name, extra={"event_name": "worker.stopped"})
         return 0
@@ -223,11 +223,19 @@ class Supervisor:
         await self.settler.advancer.finish()
         await self.settler.notifier.finish()
 
-    async def _end_lease(self, last: float) -> None:
-        """Give back what the lease still holds, until the instant `last` or shortly after."""
-        with contextlib.suppress(BrokerError, TimeoutError):  # a lease that cannot be ended expires
+    async def _end_lease(self, last: float) -> int:
+        """Give back what the lease still holds, until the instant `last` or shortly after.
+
+        Return the number of messages of which the servers have not confirmed what became. If some of them have run, the
+        lease is left to expire: ending it would give them back as if they had not, and they would run again at once.
+        """
+        with contextlib.suppress(BrokerError, BackendError, TimeoutError):  # a lease that cannot be ended expires
             async with asyncio.timeout(_left(last)):
-                await self.heartbeat.lease.end()
+                if not self.settler.has_unsettled_ends():
+                    await self.heartbeat.lease.end()
+                    return 0
+                await self.settler.give_back()
+        return self.settler.unsettled()
 
     async def _serve_metrics(self) -> Any:
         """Serve metrics, if the options say so. Raises `ImproperlyConfigured`."""
