@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import resource
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from celeriac import states
+from celeriac import Celeriac, states
 from celeriac.errors import SoftTimeLimitExceeded, TaskRevoked, TimeLimitExceeded, WorkerLost
 from celeriac.model.message import COROUTINE, Message
 from celeriac.ports.broker import Delivery
+from celeriac.worker.options import WorkerOptions
+from celeriac.worker.pools import process_pool
 from celeriac.worker.pools.child_handle import ChildHandle
+from celeriac.worker.pools.forkserver import Exited, Spawn, Spawned
 from celeriac.worker.pools.frames import PERMIT
+from celeriac.worker.pools.pool import Reports
+from tests.patience import eventually
 from tests.promises.harness import Stage, get
 
 LANES = ["plain", "coroutine"]
 both_lanes = pytest.mark.parametrize("lane", LANES)
+
+
+NO_PID = 2**23  # more than any process has
+
+
+def ignore(report: Any) -> None:
+    """Do nothing with what a pool reports."""
 
 
 def append(stage: Stage, code: str) -> None:
@@ -41,6 +57,37 @@ def test_a_worker_exits_if_its_fork_server_dies_while_forking_a_child(stage: Sta
     forkserver.kill()
     assert worker.wait() == 1
     assert stage.leases() == []
+
+
+async def test_a_child_that_ends_while_one_of_the_other_lane_is_forked_is_replaced(
+    app: Celeriac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_pool, "SHORT_LIFE", 0.0)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def be_the_fork_server() -> None:
+        for pid in itertools.count(NO_PID):
+            data, descriptors, *_ = socket.recv_fds(theirs, 4096, 2)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if not data:
+                return
+            if msgspec.json.decode(data, type=Spawn).lane == COROUTINE:
+                theirs.send(msgspec.json.encode(Exited(NO_PID, 0)))
+            theirs.send(msgspec.json.encode(Spawned(pid)))
+
+    reports = Reports(ended=ignore, reported=ignore, freed=lambda: None, broken=ignore)
+    pool = process_pool.ProcessPool(app, WorkerOptions(), reports, ours)
+    with ThreadPoolExecutor() as executor:
+        work = executor.submit(be_the_fork_server)
+        await pool.start()
+        lanes = [child.lane for child in pool.children()]
+        theirs.shutdown(socket.SHUT_RDWR)
+        await eventually(lambda: not pool.children(), "the end of the pool")
+        work.result()
+    ours.close()
+    theirs.close()
+    assert sorted(lanes) == sorted(LANES)
 
 
 def test_a_child_that_cannot_be_forked_is_forked_later(stage: Stage) -> None:

@@ -71,20 +71,19 @@ class ProcessPool(Pool):
 
     async def _grow(self) -> None:
         """Spawn the missing children one after the other; if one cannot be spawned now, try again later."""
-        for lane in LANES:
-            while not self._stopping and self._missing(lane) > 0:
-                pause = self._early_exit_at + SHORT_LIFE - time.monotonic()
-                if pause <= 0:
-                    try:
-                        await self._spawner.spawn(lane)
-                        continue
-                    except OSError as error:
-                        pause = SHORT_LIFE
-                        log.error("Cannot start a child process, trying again in %g s: %s", pause, error)
-                if self._growing_later is not None:
-                    self._growing_later.cancel()
-                self._growing_later = self._loop.call_later(pause, self._replace)
-                return
+        while not self._stopping and (short := [lane for lane in LANES if self._missing(lane) > 0]):
+            pause = self._early_exit_at + SHORT_LIFE - time.monotonic()
+            if pause <= 0:
+                try:
+                    await self._spawner.spawn(short[0])  # meanwhile a child of any lane may exit
+                    continue
+                except OSError as error:
+                    pause = SHORT_LIFE
+                    log.error("Cannot start a child process, trying again in %g s: %s", pause, error)
+            if self._growing_later is not None:
+                self._growing_later.cancel()
+            self._growing_later = self._loop.call_later(pause, self._replace)
+            return
 
     def _missing(self, lane: str) -> int:
         return self._wanted[lane] - sum(c.lane == lane and not c.retiring for c in self._children.values())
