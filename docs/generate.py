@@ -547,7 +547,8 @@ Besides the arguments in the table, all signals have `sender` and `signal`.
 Task signals are sent in the process that runs the task, where `sender` is the task and `sender.request` its request.
 `task_received`, `task_revoked` and `task_unknown` are sent in the worker's supervisor, and so is `task_failure` for an
 attempt that its own process could not report, because it died or was killed at the hard time limit. Receivers in the
-supervisor must return quickly: it does nothing else meanwhile. Their requests have the arguments as plain data.
+supervisor must return quickly: it does nothing else meanwhile. Their requests have the arguments as plain data, and
+none if these were not sent as JSON: a supervisor unpickles nothing.
 `task_unknown` is sent each time that a worker receives a message for a task that it does not know.
 
 Worker signals are sent in the supervisor, `worker_init` before it forks its children, and `worker_process_…` in the

@@ -18,6 +18,7 @@ from celeriac.model.outcome import Outcome
 from celeriac.ports.operations import WorkerInfo
 from celeriac.testing import running_worker
 from celeriac.worker import settler
+from celeriac.worker.attempt_log import AttemptLog
 from celeriac.worker.counters import Counters
 from celeriac.worker.decide import Ending
 from celeriac.worker.options import WorkerOptions
@@ -176,3 +177,28 @@ def test_what_is_stored_and_cannot_be_acknowledged_does_not_run_again_after_the_
     with running_worker(app):
         wait_for(lambda: held(app) == (0, 0), "the end of the message")
     assert ran == [1]
+
+
+def test_what_was_settled_is_not_settled_again_though_it_cannot_be_told(
+    app: Celeriac, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: Any, message: Message, outcome: Outcome) -> None:
+        if outcome.id == "odd":
+            raise ValueError("It cannot be told.")
+
+    @app.task
+    def fails() -> None:
+        raise KeyError
+
+    monkeypatch.setattr(AttemptLog, "ended", fail)
+    fails.apply_async(task_id="odd")
+    others = fails.delay_many([()] * 3)
+    with running_worker(app, concurrency=1) as worker:
+        for result in (*others, app.AsyncResult("odd")):
+            with pytest.raises(KeyError):
+                result.get(timeout=PATIENCE)
+        statistics = worker.settler.recorder.statistics
+        wait_for(lambda: sum(sums.n for _, sums in statistics.ever()) == 4, "the count of all four")
+    assert "cannot be told" in caplog.text
+    assert "one by one" not in caplog.text
+    assert worker.settler.unsettled() == 0

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from msgspec.structs import replace
 
 from celeriac import Celeriac, Ignore, Reject, Task, chain, group, signals, states
-from celeriac.errors import EncodeError
+from celeriac.errors import CeleriacError, EncodeError, TaskRevoked
 from celeriac.signals import Signal
 from celeriac.testing import running_worker
 from tests.patience import PATIENCE, wait_for
@@ -461,3 +463,42 @@ def test_a_worker_in_threads_tells_of_its_life_too(app: Celeriac) -> None:
         ("worker_shutting_down", worker.name), ("worker_shutdown", worker),
     ]  # fmt: skip
     assert (worker.hostname, worker.app) == (worker.name, app)
+
+
+class Opened:
+    """Notes in which process it is unpickled."""
+
+    processes: ClassVar[list[int]] = []
+
+    def __setstate__(self, state: Any) -> None:
+        self.processes.append(os.getpid())
+
+
+@pytest.mark.parametrize("body", [b"5", b"[1]", b'["ab", {}]', b"[1, 2, 3]", b"{"])
+@pytest.mark.parametrize("name", ["task_received", "task_revoked"])
+def test_a_body_that_is_no_call_harms_no_worker_that_tells_of_its_message(
+    app: Celeriac, name: str, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Any] = []
+    getattr(signals, name).connect(lambda request, **more: told.append((request.args, request.kwargs)))
+    add = app.task(name="add")(lambda: 1)
+    odd = replace(add.message_template().message((), {}, {"expires": 0} if name == "task_revoked" else {}), body=body)
+    app.broker.publish([odd])
+    with running_worker(app, concurrency=1):
+        with pytest.raises((CeleriacError, TypeError, ValueError)):
+            app.AsyncResult(odd.id).get(timeout=PATIENCE)
+        assert add.delay().get(timeout=PATIENCE) == 1
+    assert told[0] == ([], {})
+    assert "one by one" not in caplog.text
+
+
+def test_a_supervisor_unpickles_nothing_to_tell_of_a_message(make_app: MakeApp) -> None:
+    app = make_app(accept_content=["json", "pickle"])
+    told: list[Any] = []
+    signals.task_revoked.connect(lambda request, **more: told.append(request.args))
+    add = app.task(name="add", serializer="pickle")(lambda it: 1)
+    it = Opened()
+    it.has_state = True  # type: ignore[attr-defined]
+    with running_worker(app), pytest.raises(TaskRevoked):
+        add.apply_async((it,), expires=0).get(timeout=PATIENCE)
+    assert (told, Opened.processes) == ([[]], [])

@@ -6,11 +6,15 @@ called for these: they run in children.
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 from celeriac import signals, states
 from celeriac.app.app import Celeriac
 from celeriac.errors import CeleriacError
+from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
-from celeriac.model.serialization import decode
+from celeriac.model.serialization import JSON, decode
 from celeriac.ports.broker import Delivery
 from celeriac.tasks.hooks import ExceptionInfo
 from celeriac.tasks.request import Request
@@ -38,9 +42,19 @@ def send_ending_signals(app: Celeriac, ending: Ending, outcome: Outcome) -> None
 
 def request_of(app: Celeriac, delivery: Delivery, worker: str) -> Request:
     """Return the request of a delivery that this process does not run. Its arguments are plain data."""
-    message, task = delivery.message, app.known_task(delivery.message.task)
-    try:
-        args, kwargs = decode(message.content_type, message.body, app.conf.accept_content)
-    except CeleriacError:  # the child that decodes the body fails the task
-        args, kwargs = [], {}
-    return Request(message, task, list(args), dict(kwargs), deliveries=delivery.deliveries, worker=worker)
+    message = delivery.message
+    args, kwargs = _arguments(app, message)
+    return Request(message, app.known_task(message.task), args, kwargs, deliveries=delivery.deliveries, worker=worker)
+
+
+def _arguments(app: Celeriac, message: Message) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments in a message; none if its body is no call: the child that decodes it fails the task.
+
+    Nor are there any in another format than JSON: reading it, as pickle, may run code, which belongs in a child.
+    """
+    if message.content_type == JSON.content_type:
+        with contextlib.suppress(CeleriacError):
+            match decode(message.content_type, message.body, app.conf.accept_content):
+                case [list(args), dict(kwargs)]:
+                    return args, kwargs
+    return [], {}

@@ -230,17 +230,21 @@ class Settler:
         ended: list[Ended] = []
         for ending, settlement, is_accepted in zip(endings, settlements, accepted, strict=True):
             outcome = ending.outcome or settlement.outcome
-            if is_accepted and outcome is not None:
-                ended.append((ending.delivery.message, outcome))
-                if is_heard:
-                    send_ending_signals(self._app, ending, outcome)
-                if tells_all or outcome.state == FAILURE:
-                    self._tell_ended(ending, settlement, outcome)
-            else:
-                self._tell_open(ending, is_accepted)
+            try:  # what was settled must not be settled again, whatever happens here
+                if is_accepted and outcome is not None:
+                    ended.append((ending.delivery.message, outcome))
+                    if is_heard:
+                        send_ending_signals(self._app, ending, outcome)
+                    if tells_all or outcome.state == FAILURE:
+                        self._tell_ended(ending, settlement, outcome)
+                else:
+                    self._tell_open(ending, is_accepted)
+            except Exception:
+                message = ending.delivery.message
+                log.exception("Cannot tell how %s[%s] ended; it is settled", message.task, message.id)
         try:
             self.recorder.add(ended, now)
-        except Exception:  # what was settled must not be settled again
+        except Exception:
             log.exception("%d attempts are missing in the statistics and the history", len(ended))
         return accepted
 
