@@ -211,6 +211,28 @@ def test_a_retiring_coroutine_child_does_not_wait_for_threads(stage: Stage) -> N
     stage.wait(lambda: len(worker.children()) == 2, "the end of the children that were replaced")
 
 
+@both_lanes
+def test_a_replaced_child_that_hangs_at_its_end_is_killed(stage: Stage, lane: str) -> None:
+    append(
+        stage,
+        """
+from celeriac import signals
+from celeriac.worker.pools import process_pool
+
+process_pool.HANG_SECONDS = 0.5
+
+@signals.worker_process_shutdown.connect
+def hangs(**_):
+    time.sleep(3600)
+""",
+    )
+    worker = stage.worker("-c", "1", "--max-tasks-per-child", "1")
+    for number in range(3):
+        assert get(stage.send(lane, "returns", number)) == number
+    stage.wait(lambda: len(worker.children()) == 2, "the end of the children that were replaced")
+    assert "is killed: it has nothing left to run" in worker.text()
+
+
 def test_a_state_reported_by_a_thread_of_a_coroutine_is_visible_at_once(shared: Stage) -> None:
     name = f"go{time.time()}"
     result = shared.send("coroutine", "tells_from_a_thread", shared.path(name))

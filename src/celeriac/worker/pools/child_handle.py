@@ -76,6 +76,7 @@ class ChildHandle:
         self.is_ready = False
         self.retiring = False
         self.killed_by_us = False
+        self.hang_timer: asyncio.TimerHandle | None = None  # since it has nothing left to do but exit
         self.sent_invalid_frame = False
         self.blocked = False  # its event loop does not run; only coroutine children
         self._loop = loop
@@ -222,7 +223,9 @@ class ChildHandle:
         return len(self.running) > 1 if self.lane == PLAIN else self._untaken_since is not None
 
     def close(self) -> None:
-        """Close the socket and the pipe."""
+        """Close the socket and the pipe, when it has exited."""
+        if self.hang_timer is not None:
+            self.hang_timer.cancel()
         self._loop.remove_writer(self.socket)
         self.socket.close()
         self.close_permits()

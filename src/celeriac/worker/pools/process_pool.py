@@ -36,6 +36,7 @@ __all__ = ["LEAVE_SECONDS", "ProcessPool"]
 log = logging.getLogger("celeriac.worker")
 
 LEAVE_SECONDS = 0.5  # at least, at the end: for children to send `worker_process_shutdown`, before they are killed
+HANG_SECONDS = 10.0  # after which a child is killed that was to exit, and runs nothing
 SHORT_LIFE = 1.0  # seconds; if a child exits sooner without having run anything, the next is forked after this pause
 
 
@@ -175,9 +176,18 @@ class ProcessPool(Pool):
         child.retiring = True
         recalled = child.recall()
         child.close_permits()
+        if not child.running and child.hang_timer is None:
+            child.hang_timer = self._loop.call_later(HANG_SECONDS, self._kill_hanging, child)
         self._replace()
         if recalled:
             self.dispatch(recalled)
+
+    def _kill_hanging(self, child: ChildHandle) -> None:
+        """Kill a child that has run its last, and does not exit: it would stay for ever, beside its successor."""
+        log.warning("The child process %d is killed: it has nothing left to run, and has not exited within %g s. Does "
+                    "a receiver of `worker_process_shutdown` hang?", child.pid, HANG_SECONDS)  # fmt: skip
+        child.killed_by_us = True
+        child.signal(signal.SIGKILL)
 
     # --- Time limits ----------------------------------------------------------------------------------
 
