@@ -789,6 +789,26 @@ def test_a_worker_whose_database_cannot_be_opened_logs_that_and_exits(stage: Sta
     assert "folder exists" in worker.text()
 
 
+@pytest.mark.parametrize("pool", ["processes", "threads", "solo"])
+def test_a_worker_exits_though_a_thread_of_its_event_loop_still_waits_for_a_server(stage: Stage, pool: str) -> None:
+    with (stage.folder / "victim.py").open("a") as module:
+        module.write("""
+import sys
+from celeriac import signals
+
+@signals.worker_ready.connect
+def wait_for_a_server(**_):
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600)
+
+@signals.worker_shutdown.connect
+def say_goodbye(**_):
+    sys.stdout.write("the last words")
+""")
+    worker = stage.worker("--pool", pool)
+    assert worker.stop() == 0
+    assert "the last words" in worker.text()
+
+
 # --- A damaged database ---------------------------------------------------------------------------------
 
 

@@ -7,7 +7,9 @@ tasks have the main thread, and the supervisor another. Called by `celeriac work
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
+import logging
 import os
 import signal
 import socket
@@ -32,6 +34,7 @@ except ImportError:  # an extra
 
 __all__ = ["run_worker"]
 
+CLOSE_SECONDS = 0.5  # for the threads of the event loop, at the end
 EXIT_SECONDS = 0.2  # for the main thread of a solo worker, at the end
 
 
@@ -72,7 +75,9 @@ def _show_stacks_at_sigusr1() -> None:
 
 def _run(app: Celeriac, options: WorkerOptions, forkserver: socket.socket | None = None) -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop is not None else None) as runner:
-        return runner.run(_supervise(Supervisor(app, options, forkserver)))
+        code = runner.run(_supervise(Supervisor(app, options, forkserver)))
+        _close(runner, code)
+    return code
 
 
 async def _supervise(supervisor: Supervisor) -> int:
@@ -80,6 +85,27 @@ async def _supervise(supervisor: Supervisor) -> int:
         return await supervisor.run()
     finally:  # the loop removes its signal handlers: one more signal would change the exit code of a finished worker
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+def _close(runner: asyncio.Runner, code: int) -> None:
+    """Close the event loop; exit with this code if that takes longer than `CLOSE_SECONDS`.
+
+    To close it waits for its threads, and so does the interpreter at its exit. One that still waits for a server would
+    hold up the worker until its request has timed out. Nothing depends on it: the worker has stopped.
+    """
+    own = (threading.main_thread(), threading.current_thread())
+    if all(thread in own for thread in threading.enumerate()):
+        runner.close()
+        return
+    timer = threading.Timer(CLOSE_SECONDS, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
+    with contextlib.suppress(OSError, ValueError):  # for the case that it does not exit in the usual way
+        sys.stdout.flush()
+        sys.stderr.flush()
+    logging.shutdown()
+    runner.close()
+    timer.cancel()
 
 
 def _run_solo(app: Celeriac, options: WorkerOptions) -> int:
@@ -100,7 +126,9 @@ def _run_solo(app: Celeriac, options: WorkerOptions) -> int:
 
     def run() -> None:
         try:
-            codes.append(asyncio.run(supervise()))
+            with asyncio.Runner() as runner:
+                codes.append(runner.run(supervise()))
+                _close(runner, codes[0])
         finally:
             main_thread.stop()
             if not main_thread.stopped.wait(EXIT_SECONDS):
