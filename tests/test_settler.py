@@ -90,6 +90,37 @@ async def test_what_a_server_cannot_do_at_once_is_done_in_parts(app: Celeriac, m
     assert sum(size > CAN for size in sizes) < len(sizes) / 2
 
 
+async def test_of_the_states_of_a_task_that_cannot_be_stored_yet_only_the_latest_is_kept(
+    app: Celeriac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settler, "FIRST_PAUSE", 0.0)
+    tries: list[list[tuple[str, bytes | None]]] = []
+    heartbeat: Any = SimpleNamespace(lease=None, outages=Outages(joined=True), counters=Counters())
+    made = settler.Settler(app, WorkerOptions(name="w"), heartbeat)
+
+    def report(*values: bytes) -> None:
+        for value in values:
+            for id in ("a", "b"):
+                made.reported(Outcome(id=id, task="t", state=states.PROGRESS, value=value))
+
+    async def store(outcomes: Any) -> list[bool]:
+        tries.append([(one.id, one.value) for one in outcomes])
+        if len(tries) == 1:
+            report(b"3")  # while the older one is being stored
+            made.reported(Outcome(id="c", task="t", state=states.STARTED))
+            raise BackendUnavailable("It is away.")
+        return [True] * len(outcomes)
+
+    monkeypatch.setattr(app.backend, "store", store)
+    report(b"1", b"2")
+    work = asyncio.create_task(made.run(lambda: None))
+    async with asyncio.timeout(PATIENCE):
+        await made.finished()
+    work.cancel()
+    assert tries[0] == [("a", b"2"), ("b", b"2")]
+    assert [one for tried in tries[1:] for one in tried] == [("a", b"3"), ("b", b"3"), ("c", None)]
+
+
 def test_a_worker_that_cannot_settle_starts_no_more_tasks_than_it_can_keep(
     app: Celeriac, monkeypatch: pytest.MonkeyPatch
 ) -> None:

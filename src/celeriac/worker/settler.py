@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from msgspec.structs import replace
 
@@ -56,7 +57,7 @@ class Settler:
         self._under_way: list[Ending] = []  # the batch that is being settled
         self._most = BATCH  # endings in the next batch: a server that is slow cannot do any number within the time-out
         self._alone = 0  # how many of the first endings are settled one by one, because one of them cannot be
-        self._states: list[Outcome] = []  # not final
+        self._states: dict[str, Outcome] = {}  # by id: the latest of a task, which is not final
         self._extended = frozenset(name for name, task in app.tasks.items() if task.options.get("result_extended"))
         self._has_work = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
@@ -67,8 +68,8 @@ class Settler:
         self._has_work.set()
 
     def reported(self, outcome: Outcome) -> None:
-        """Store a state that is not final soon."""
-        self._states.append(outcome)
+        """Store a state that is not final soon, unless a later one of the task comes before that."""
+        self._states[outcome.id] = outcome
         self._has_work.set()
 
     def is_crowded(self) -> bool:
@@ -82,7 +83,7 @@ class Settler:
             await self._has_work.wait()
             size = 1 if self._alone else self._most
             endings, self._endings = self._endings[:size], self._endings[size:]
-            reported, self._states = self._states[:size], self._states[size:]
+            reported = self._take_states(size) if self._states else []
             self._under_way = endings
             try:
                 if reported:
@@ -95,7 +96,7 @@ class Settler:
                 self._heartbeat.outages.failed("settle", error)
                 self._endings[:0] = endings
                 self._under_way = []
-                self._states[:0] = reported
+                self._states = {one.id: one for one in reported} | self._states  # what has come meanwhile is later
                 self._most = max(1, min(size, max(len(endings), len(reported))) // 2)
                 await asyncio.sleep(pause)
                 pause = next_pause(pause)
@@ -142,6 +143,10 @@ class Settler:
         """Return when everything is settled."""
         while self._has_work.is_set():
             await self.progress()
+
+    def _take_states(self, most: int) -> list[Outcome]:
+        """Remove and return the states that have waited longest."""
+        return [self._states.pop(id) for id in list(islice(self._states, most))]
 
     async def _store(self, reported: list[Outcome]) -> None:
         """Store states. Those that cannot be stored are dropped: none of them is final."""
