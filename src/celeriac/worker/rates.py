@@ -22,6 +22,7 @@ class RateLimits:
         self._free_at: dict[str, float] = {}  # by task: the next free start time
         self._reserved: dict[str, float] = {}  # by message id: its start time
         self._overflow: dict[str, float] = {}  # by task: when the last message without a reservation comes back
+        self._forgot_at = 0.0  # when it last looked for reservations that were not used
 
     def admit(self, id: str, task: str, rate: float, now: float) -> float | None:
         """Return None if the message may run now, else the time (seconds since the epoch) when it is to come back."""
@@ -47,5 +48,7 @@ class RateLimits:
         return free_at
 
     def _forget(self, now: float) -> None:
-        if len(self._reserved) > 1000:
+        """Forget reservations that were not used: of many, once a second, because that looks at each."""
+        if len(self._reserved) > 1000 and abs(now - self._forgot_at) >= 1.0:
+            self._forgot_at = now
             self._reserved = {id: start_at for id, start_at in self._reserved.items() if start_at > now - LATE}
