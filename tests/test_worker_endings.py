@@ -163,6 +163,24 @@ def test_the_soft_time_limit_holds_in_a_child_that_starts_the_task_late(stage: S
 
 
 @both_lanes
+def test_the_soft_time_limit_holds_though_the_clock_is_set_back(stage: Stage, lane: str) -> None:
+    with (stage.folder / "victim.py").open("a") as module:
+        module.write("""
+def with_the_clock_set_back(call):
+    def called(task, value, now=time.time):
+        time.time = lambda: now() - 3600
+        return call(task, value)
+    return called
+
+WAYS["cleans_up_later"] = with_the_clock_set_back(cleans_up)
+WAYS["acleans_up_later"] = with_the_clock_set_back(acleans_up)
+""")
+    stage.worker("-c", "1")
+    result = stage.send(lane, "cleans_up_later", stage.path("never"), soft_time_limit=0.2, time_limit=PATIENCE / 4)
+    assert get(result) == "cleaned up"
+
+
+@both_lanes
 def test_the_soft_time_limit_ends_a_task_that_does_not_catch_it(shared: Stage, lane: str) -> None:
     result = shared.send(lane, "holds", shared.path("never"), soft_time_limit=0.2)
     with pytest.raises(SoftTimeLimitExceeded, match=r"0\.2 s"):

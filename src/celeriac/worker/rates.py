@@ -29,11 +29,15 @@ class RateLimits:
         start_at = self._reserved.pop(id, None)
         if start_at is not None and start_at <= now:
             return None
-        if start_at is not None:
+        interval = 1.0 / rate
+        latest = now + 2 * HORIZON + interval
+        if start_at is not None and start_at <= latest:
             self._reserved[id] = start_at
             return start_at
-        interval = 1.0 / rate
         free_at = max(now, self._free_at.get(task, 0.0))
+        if free_at > latest:  # the clock was set back by seconds, or the rate was raised: begin a new line
+            free_at = now + interval
+            self._overflow.pop(task, None)
         if free_at <= now:
             self._free_at[task] = now + interval
             return None

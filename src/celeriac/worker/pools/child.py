@@ -52,6 +52,7 @@ class PlainChild:
         self._decoder = FrameDecoder()
         self._runs: deque[Run] = deque()
         self._running = 0
+        self._since = 0.0  # monotonic; when a run with a soft time limit began
         self._interrupted: Request | None = None  # whose soft time limit was raised
         self._pid = os.getpid()
         self._send_lock = threading.Lock()  # any thread of a task may report a state; frames must not mix
@@ -76,6 +77,7 @@ class PlainChild:
                 self._title.show(run.message.task)
             if run.message.soft_time_limit is not None:
                 signal.signal(signal.SIGUSR1, self._soft_time_limit)  # an earlier task may have replaced the handler
+                self._since = time.monotonic()
             outcome = self._executor.run(run.message, run.deliveries)
             if os.getpid() != self._pid:
                 exit_fork(outcome)
@@ -135,7 +137,7 @@ class PlainChild:
         request = current.get()
         if request is not None and request is not self._interrupted:
             limit = request.message.soft_time_limit
-            if limit is not None and time.time() - request.started >= 0.99 * limit:
+            if limit is not None and time.monotonic() - self._since >= 0.99 * limit:
                 self._interrupted = request
                 error = SoftTimeLimitExceeded(f"The soft time limit of {limit:g} s has passed.")
                 if not self._is_sending:
