@@ -801,10 +801,21 @@ def test_a_worker_that_waits_for_its_broker_still_ends_at_sigterm(stage: Stage) 
         assert worker.stop() == 0
 
 
-def test_a_worker_whose_database_cannot_be_opened_logs_that_and_exits(stage: Stage) -> None:
-    worker = stage.worker(ready=False, broker_url=f"sqlite:///{stage.path('nowhere')}/celeriac.db")
+@pytest.mark.parametrize("pool", ["processes", "threads", "solo"])
+def test_a_worker_whose_database_cannot_be_opened_logs_that_and_exits(stage: Stage, pool: str) -> None:
+    worker = stage.worker("--pool", pool, ready=False, broker_url=f"sqlite:///{stage.path('nowhere')}/celeriac.db")
     assert worker.wait() == 1
     assert "folder exists" in worker.text()
+    assert "Traceback" not in worker.text()
+
+
+@pytest.mark.parametrize("pool", ["processes", "threads", "solo"])
+def test_a_worker_that_cannot_serve_its_metrics_says_so_and_exits(stage: Stage, pool: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        worker = stage.worker("--pool", pool, "--metrics", f"127.0.0.1:{taken.getsockname()[1]}", ready=False)
+        assert worker.wait() == 2
+    assert "Choose another port" in worker.text()
+    assert "Traceback" not in worker.text()
 
 
 @pytest.mark.parametrize("pool", ["processes", "threads", "solo"])

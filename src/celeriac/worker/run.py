@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+from concurrent.futures import Future
 from types import FrameType
 
 from celeriac import signals
@@ -33,6 +34,8 @@ except ImportError:  # an extra
     uvloop = None  # type: ignore[assignment]
 
 __all__ = ["run_worker"]
+
+log = logging.getLogger("celeriac.worker")
 
 CLOSE_SECONDS = 0.5  # for the threads of the event loop, at the end
 EXIT_SECONDS = 0.2  # for the main thread of a solo worker, at the end
@@ -119,7 +122,7 @@ def _run_solo(app: Celeriac, options: WorkerOptions) -> int:
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     for number in stop_signals():
         signal.signal(number, _ignore)
-    codes: list[int] = []
+    end: Future[int] = Future()
 
     async def supervise() -> int:
         return await Supervisor(app, options, main_thread=main_thread, wake=wake_read).run()
@@ -127,18 +130,23 @@ def _run_solo(app: Celeriac, options: WorkerOptions) -> int:
     def run() -> None:
         try:
             with asyncio.Runner() as runner:
-                codes.append(runner.run(supervise()))
-                _close(runner, codes[0])
-        finally:
-            main_thread.stop()
-            if not main_thread.stopped.wait(EXIT_SECONDS):
-                os._exit(codes[0] if codes else 1)  # a task still runs in the main thread; it was given back
+                code = runner.run(supervise())
+                _close(runner, code)
+            end.set_result(code)
+        except BaseException as error:  # noqa: BLE001 - raised in the main thread
+            end.set_exception(error)
+        main_thread.stop()
+        if not main_thread.stopped.wait(EXIT_SECONDS):  # a task still runs in the main thread; it was given back
+            failure = end.exception()
+            if failure is not None:
+                log.critical("The worker has failed", exc_info=failure)
+            os._exit(1 if failure is not None else end.result())
 
     thread = threading.Thread(target=run, name="celeriac-supervisor")
     thread.start()
     main_thread.run()
     thread.join()
-    return codes[0] if codes else 1
+    return end.result()
 
 
 def _ignore(number: int, stack: FrameType | None) -> None:
