@@ -42,6 +42,7 @@ def test_values_are_checked_and_brought_into_their_plain_form() -> None:
         ("sqlite_synchronous", "off"), ("task_time_limit", float("nan")), ("broker_url", b"x"),
         ("task_serializer", "yaml"), ("result_serializer", "yaml"), ("accept_content", ["jason"]),
         ("task_default_rate_limit", "x"), ("task_default_rate_limit", "0/s"), ("result_expires", -1),
+        ("task_time_limit", 0), ("task_soft_time_limit", timedelta()),
         ("task_time_limit", -1), ("task_max_retries", -1), ("worker_grace_seconds", timedelta(seconds=-1)),
     ],
 )  # fmt: skip

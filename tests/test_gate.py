@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from celeriac import states
 from celeriac.app.control import Command, Reply, encode, read_command, read_reply
@@ -41,10 +42,16 @@ def test_a_message_at_its_bounds_is_read() -> None:
     for _ in range(DEEPEST - 1):
         headers = {"a": headers}
     sent = Message(
-        id="i" * 1000, task="t", priority=9, lane="coroutine", due_at=0.0, expires_at=2.5e11, time_limit=0.0,
+        id="i" * 1000, task="t", priority=9, lane="coroutine", due_at=0.0, expires_at=2.5e11, time_limit=4e10,
         reply_to="r" * 255, headers=headers, link=inner.link, place=Place("w", 0, 0), max_retries=2**63 - 1,
     )  # fmt: skip
     assert decode(encode_message(sent)) == sent
+
+
+def test_a_time_limit_of_0_of_an_earlier_version_is_read_as_none() -> None:
+    sent = Message(id="i", task="t", time_limit=0.0, soft_time_limit=0.0)
+    assert decode(encode_message(sent)) == Message(id="i", task="t")
+    assert decode(encode_message(replace(sent, time_limit=2.0))) == Message(id="i", task="t", time_limit=2.0)
 
 
 @pytest.mark.parametrize("name", OUTCOMES)

@@ -128,6 +128,9 @@ async def test_orders_carry_their_arguments(app: Celeriac) -> None:
         await inspector.shutdown()
         await inspector.log_level("debug")
         await inspector.terminate(["x"])
+        for soft, hard in ((0, None), (None, timedelta()), (2, 1)):
+            with pytest.raises(ValueError, match="time_limit must"):
+                await inspector.time_limit("t", soft, hard)
     assert [(command.name, command.arguments) for command in heard] == [
         ("rate_limit", {"task": "t", "rate": "10/s"}),
         ("time_limit", {"task": "t", "soft": 1.0, "hard": None}),

@@ -124,6 +124,7 @@ def test_a_time_of_a_call_that_no_calendar_has_is_refused(app: Celeriac, options
     [
         {"expires": -5}, {"retry_backoff": None}, {"retry_backoff": -1}, {"retry_backoff_max": None},
         {"retry_backoff_max": -1}, {"default_retry_delay": 1e300}, {"time_limit": -1},
+        {"time_limit": 0}, {"soft_time_limit": timedelta()},
     ],
 )  # fmt: skip
 def test_a_duration_of_a_task_that_makes_no_sense_is_refused(app: Celeriac, options: Any) -> None:

@@ -49,6 +49,7 @@ CALLS: dict[str, tuple[Door, type[Exception], str]] = {
     "a header that is lost": (lambda s: s.send("plain", "returns", headers={"a": float("nan")}), EncodeError, "'a'"),
     "priority 10": (lambda s: s.send("plain", "returns", priority=10), ValueError, "0 to 9"),
     "a negative limit": (lambda s: s.send("plain", "returns", time_limit=-1), ValueError, "time_limit"),
+    "a limit of no time": (lambda s: s.send("plain", "returns", time_limit=0), ValueError, "None for no limit"),
     "an unknown serializer": (lambda s: s.send("plain", "returns", serializer="jsn"), Exception, "json"),
     "headers that are no dict": (lambda s: s.send("plain", "returns", headers=[1]), TypeError, "headers"),
     "a link that is no signature": (lambda s: s.send("plain", "returns", link=len), UnknownOption, "link"),

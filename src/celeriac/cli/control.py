@@ -119,8 +119,9 @@ def rate_limit(session: Session, *, task: str, rate: str, destination: tuple[str
 
 @command.command("time-limit")
 @click.argument("task")
-@click.option("--soft", metavar="SECONDS", type=Number(min=0), help="Raise SoftTimeLimitExceeded after this.")
-@click.option("--hard", metavar="SECONDS", type=Number(min=0), help="Terminate the attempt after this.")
+@click.option("--soft", metavar="SECONDS", type=Number(min=0, min_open=True),
+              help="Raise SoftTimeLimitExceeded after this.")
+@click.option("--hard", metavar="SECONDS", type=Number(min=0, min_open=True), help="Terminate the attempt after this.")
 @asks
 @as_json
 @with_session

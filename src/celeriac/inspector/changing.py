@@ -25,7 +25,7 @@ from celeriac.model.clock import Duration, limit
 from celeriac.model.gate import Unreadable
 from celeriac.model.history import Event
 from celeriac.model.message import Message, decode
-from celeriac.model.options import several
+from celeriac.model.options import check_limits, several
 from celeriac.ports.abilities import Ability
 from celeriac.ports.operations import QueueCounts, anew
 
@@ -66,8 +66,9 @@ class Inspector(FactFinder):
         return await self.order("rate_limit", {"task": task, "rate": rate})
 
     async def time_limit(self, task: str, soft: Duration | None, hard: Duration | None) -> Answers[Any]:
-        """Set a task's time limits (None: no limit), for attempts that start from now on."""
+        """Set a task's time limits (None: no limit), for attempts that start from now on. Raises `ValueError`."""
         limits = {"soft": limit(soft, "soft"), "hard": limit(hard, "hard")}
+        check_limits(limits["soft"], limits["hard"])
         return await self.order("time_limit", {"task": task, **limits})
 
     async def pool_grow(self, n: int = 1) -> Answers[Any]:

@@ -180,7 +180,17 @@ def decode(data: bytes | memoryview, largest: int = LARGEST) -> Message:
         raise Unreadable("a message has an id and the name of a task")
     if message.headers or message.link or message.link_error:
         check_depth(message)
+    if message.time_limit is not None or message.soft_time_limit is not None:
+        return _without_limits_of_0(message)
     return message
+
+
+def _without_limits_of_0(message: Message) -> Message:
+    """Return a message without its limits of 0 s, which earlier versions took; senders mean no limit by them."""
+    soft, hard = message.soft_time_limit or None, message.time_limit or None
+    if (soft, hard) == (message.soft_time_limit, message.time_limit):
+        return message
+    return replace(message, soft_time_limit=soft, time_limit=hard)
 
 
 def too_large(size: int, largest: int) -> Unreadable:

@@ -206,10 +206,13 @@ def check_retry(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_limits(soft: float | None, hard: float | None, whose: str = "", prefix: str = "") -> None:
-    """Raise `ValueError` for a soft time limit (seconds) above the hard one, which would end the attempt before.
+    """Raise `ValueError` for time limits (seconds) of 0, and for a soft one above the hard one, which ends it before.
 
     The error says `whose` limits these are; `prefix` begins their names.
     """
+    for name, limit in (("soft_time_limit", soft), ("time_limit", hard)):
+        if limit == 0:
+            raise ValueError(f"{whose}{prefix}{name} must be more than 0 seconds, or None for no limit")
     if soft is not None and hard is not None and soft > hard:
         raise ValueError(
             f"{whose}{prefix}soft_time_limit must not be above {prefix}time_limit: after {hard:g} s the attempt is "
