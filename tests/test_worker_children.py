@@ -23,8 +23,9 @@ from celeriac.ports.broker import Delivery
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pools import process_pool
 from celeriac.worker.pools.child_handle import ChildHandle
+from celeriac.worker.pools.coroutine_child import CoroutineChild
 from celeriac.worker.pools.forkserver import Exited, Spawn, Spawned
-from celeriac.worker.pools.frames import PERMIT
+from celeriac.worker.pools.frames import PERMIT, Run, Runs, frame
 from celeriac.worker.pools.pool import Reports
 from tests.patience import eventually
 from tests.promises.harness import Stage, get
@@ -288,6 +289,42 @@ async def test_a_coroutine_child_that_takes_its_permits_slowly_does_not_count_as
     assert child.check_blocked(now + 2)
     child.close()
     theirs.close()
+
+
+async def test_a_coroutine_child_starts_a_run_without_a_look_at_all_that_wait(app: Celeriac) -> None:
+    started: list[int] = []
+    looks = 0
+
+    class Permit(int):
+        """Counts with how many runs it is compared."""
+
+        def __lt__(self, other: int) -> bool:
+            nonlocal looks
+            looks += 1
+            return int(self) < other
+
+        def __ge__(self, other: int) -> bool:
+            return not self < other
+
+    async def run(self: CoroutineChild, run: Run) -> None:
+        started.append(run.index)
+
+    ours, theirs = socket.socketpair()
+    child = CoroutineChild(app, "w", ours, -1, False)
+    child._loop = asyncio.get_running_loop()
+    message = Message(id="1", task="task", lane=COROUTINE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CoroutineChild, "_run", run)
+        child.data_received(frame(Runs([Run(index, 1, message) for index in range(1, 501)])))
+        for index in range(1, 1001, 2):  # every second one was recalled
+            child._permitted.append(Permit(index))
+            child._start()
+        child.data_received(frame(Runs([Run(index, 1, message) for index in range(501, 1001)])))
+        await eventually(lambda: len(started) == 500, "the start of all")
+    ours.close()
+    theirs.close()
+    assert started == list(range(1, 1001, 2))
+    assert looks < 3000
 
 
 # --- Starts -------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final, NoReturn
 
@@ -145,8 +146,8 @@ class CoroutineChild(asyncio.Protocol):
         self._permits = permits
         self._reports_memory = reports_memory
         self._decoder = FrameDecoder()
-        self._sent: dict[int, Run] = {}  # by index: runs without a permit yet
-        self._permitted: list[int] = []  # permits whose runs have not come yet
+        self._runs: deque[Run] = deque()  # without a permit yet
+        self._permitted: deque[int] = deque()  # permits whose runs have not come yet
         self._running: dict[int, tuple[asyncio.Task[None], Interruptible | None]] = {}
         self._indices: dict[int, int] = {}  # by `id(message)`: two runs may have the same task id
         self._interrupted: set[int] = set()
@@ -196,7 +197,7 @@ class CoroutineChild(asyncio.Protocol):
             if isinstance(request, Interrupt):
                 self._interrupt(request.index)
             else:
-                self._sent.update((run.index, run) for run in request.runs)
+                self._runs.extend(request.runs)
         self._start()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -231,18 +232,17 @@ class CoroutineChild(asyncio.Protocol):
 
     def _start(self) -> None:
         """Start every run that has come and is permitted."""
-        waiting = []
-        for index in self._permitted:
-            run = self._sent.pop(index, None)
-            if run is None:
-                waiting.append(index)
-            else:
-                self._running[index] = (self._loop.create_task(self._run(run)), None)
-        if self._permitted and not waiting:
-            # Runs come in order: those left before the newest permitted one were recalled.
-            newest = self._permitted[-1]
-            self._sent = {index: run for index, run in self._sent.items() if index > newest}
-        self._permitted = waiting
+        while self._permitted and (run := self._run_of(self._permitted[0])) is not None:
+            self._permitted.popleft()
+            self._running[run.index] = (self._loop.create_task(self._run(run)), None)
+
+    def _run_of(self, index: int) -> Run | None:
+        """Return the run of a permit, if it has come. Both come in order: the runs before it were recalled."""
+        while self._runs and self._runs[0].index <= index:
+            run = self._runs.popleft()
+            if run.index == index:
+                return run
+        return None
 
     # --- Running --------------------------------------------------------------------------------------
 
