@@ -168,6 +168,13 @@ def test_a_process_that_a_task_forks_exits_when_it_returns_from_the_task(stage: 
     assert {run.pid for run in stage.runs(*results)} <= {child.pid for child in worker.children()}
 
 
+@both_lanes
+def test_a_process_that_a_task_forks_exits_with_its_own_code(shared: Stage, lane: str) -> None:
+    codes = {(): 0, (0,): 0, (None,): 0, (3,): 3, (-1,): 255, ("the reason",): 1}
+    results = {code: shared.send(lane, "tells_exit_code_of_fork", code) for code in codes}
+    assert {code: get(result) for code, result in results.items()} == codes
+
+
 def test_a_process_that_a_task_starts_ends_at_sigterm(shared: Stage) -> None:
     assert get(shared.send("plain", "terminates_a_process")) == -signal.SIGTERM
 

@@ -297,6 +297,13 @@ def forks(task: Any, value: Any) -> Any:
     return "from the child"
 
 
+def tells_exit_code_of_fork(task: Any, value: Any) -> Any:
+    pid = os.fork()
+    if not pid:
+        sys.exit(*value)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def terminates_a_process(task: Any, value: Any) -> Any:
     """Return the exit code of a process that was told to end."""
     process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))

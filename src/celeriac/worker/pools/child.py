@@ -22,6 +22,7 @@ from celeriac.app.app import Celeriac
 from celeriac.errors import SoftTimeLimitExceeded
 from celeriac.model.message import PLAIN, Message
 from celeriac.model.outcome import Outcome
+from celeriac.model.serialization import loads
 from celeriac.tasks.execution import Executor
 from celeriac.tasks.request import Request, current
 from celeriac.worker.pools.frames import (
@@ -147,9 +148,23 @@ class PlainChild:
 
 def exit_fork(outcome: Outcome) -> NoReturn:
     """Exit a process that a task has forked and that has left the task (by `sys.exit`, say): it is not a child."""
+    code = _exit_code(outcome)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0 if outcome.state == states.SUCCESS else 1)
+    os._exit(code)
+
+
+def _exit_code(outcome: Outcome) -> int:
+    """Return the exit code of a process whose task has ended like this; after `sys.exit`, what it was given."""
+    failure = outcome.failure
+    if failure is None or (failure.module, failure.type) != ("builtins", "SystemExit") or failure.args is None:
+        return 0 if outcome.state == states.SUCCESS else 1
+    given = loads(failure.args)
+    code = given[0] if given else None
+    if code is None or isinstance(code, int):
+        return (code or 0) & 0xFF
+    sys.stderr.write(f"{code}\n")  # as the interpreter does
+    return 1
 
 
 def state_outcome(message: Message, state: str, value: bytes | None) -> Outcome:
