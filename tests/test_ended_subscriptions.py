@@ -14,6 +14,7 @@ from celeriac.backends.amqp10 import Amqp10RpcBackend
 from celeriac.backends.reply_subscriptions import SubscribingBackend
 from celeriac.backends.stomp import StompReplyBackend
 from celeriac.brokers.amqp10 import Amqp10Broker
+from celeriac.brokers.queue_server.background_jobs import BackgroundJobs
 from celeriac.brokers.queue_server.broker import QueueServerBroker
 from celeriac.brokers.queue_server.lease import QueueServerLease
 from celeriac.brokers.stomp import StompBroker
@@ -243,3 +244,16 @@ async def test_a_listener_is_not_told_of_a_connection_that_is_lost_while_it_begi
     await heard.aclose()
     broker.close()
     proxy.close()
+
+
+async def test_a_job_with_an_error_that_nobody_expects_is_told_and_ends(caplog: pytest.LogCaptureFixture) -> None:
+    ended: list[str] = []
+    jobs = BackgroundJobs(lambda: True, lambda: ended.append("lease"), lambda: ended.append("job"))
+
+    async def job() -> None:
+        raise ZeroDivisionError
+
+    jobs.start(job)
+    await jobs.finished(PATIENCE)
+    await eventually(lambda: ended == ["job"])
+    assert "the worker holds them until its lease ends" in caplog.text

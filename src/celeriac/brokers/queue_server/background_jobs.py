@@ -50,6 +50,9 @@ class BackgroundJobs:
                 log.warning("Cannot return messages to their queues: %s. The worker's lease ends now, so that the "
                             "server returns them.", error)  # fmt: skip
                 self._failed()
+            except Exception:  # a fault of Celeriac's: no other worker would do better
+                log.exception("Cannot return messages to their queues: the worker holds them until its lease ends")
+                break
             else:
                 self._told = False
                 break
