@@ -692,6 +692,8 @@ def test_what_a_worker_cannot_do_is_an_error(live: Path) -> None:
     assert (result.exit_code, "w1: No task named 'shop.nothing'" in result.stderr) == (1, True)
     assert shop("control", "rate-limit", "shop.add", "often").exit_code == 2
     assert shop("control", "time-limit", "shop.add", "--hard", "0").exit_code == 2
+    refused = shop("control", "time-limit", "shop.add", "--soft", "9", "--hard", "5")
+    assert (refused.exit_code, "soft_time_limit must not be above time_limit" in refused.stderr) == (2, True)
 
 
 def test_a_worker_prints_its_settings_and_obeys_grow_shrink_and_shutdown(folder: Path) -> None:

@@ -383,6 +383,8 @@ def test_a_soft_time_limit_above_the_hard_one_of_the_settings_is_refused(make_ap
 
 def test_a_soft_time_limit_above_the_hard_one_is_refused_by_a_worker(stage: Stage) -> None:
     stage.worker("-c", "1")
-    answers = asyncio.run(stage.inspector().time_limit("victim.plain", 9, 5))
+    with pytest.raises(ValueError, match="soft_time_limit must not be above time_limit"):
+        asyncio.run(stage.inspector().time_limit("victim.plain", 9, 5))
+    answers = asyncio.run(stage.inspector().order("time_limit", {"task": "victim.plain", "soft": 9, "hard": 5}))
     (error,) = answers.errors.values()
     assert str(error).startswith("victim.plain: soft_time_limit must not be above time_limit")

@@ -17,6 +17,7 @@ from celeriac.cli.numbers import Number, WholeNumber
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.inspector import Answers
+from celeriac.model.options import check_limits
 from celeriac.model.options import rate as check_rate
 
 __all__ = ["command"]
@@ -134,6 +135,10 @@ def time_limit(session: Session, *, task: str, soft: float | None, hard: float |
     Examples:
       celeriac -A shop control time-limit shop.report --soft 50 --hard 60
     """
+    try:
+        check_limits(soft, hard)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     _report(session, session.run(session.inspector(destination, timeout).time_limit(task, soft, hard)), as_json)
 
 
