@@ -160,6 +160,8 @@ class RunningTask:
         if request.id is not None and (state == request.id or task_id not in (None, request.id)):
             raise ValueError(f"A task sets its own state alone: self.update_state({state!r}, meta), without an id.")
         value = None if meta is None else dumps(meta)
+        if request.called_directly:
+            return
         most = self.app.conf.result_max_bytes
         if value is not None and len(value) > most:
             raise EncodeError(f"{self.name} sets a state with {len(value):,} bytes, more than `result_max_bytes` "
