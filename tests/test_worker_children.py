@@ -346,11 +346,11 @@ from celeriac import signals
 
 @signals.worker_process_init.connect
 def starts_slowly(**_):
-    time.sleep(3)
+    time.sleep(5)
 """,
     )
     stage.worker("-c", "1")
-    result = stage.send(lane, "returns", 1, time_limit=1)
+    result = stage.send(lane, "returns", 1, time_limit=2.5)
     assert get(result) == 1
     assert [run.deliveries for run in stage.runs(result)] == [1]
 
