@@ -167,16 +167,17 @@ def test_nobody_imports_the_client_who_serves_no_metrics() -> None:
 
 
 def test_a_worker_that_was_believed_dead_counts_its_lease_and_its_successor_what_it_took_over(tmp_path: Path) -> None:
-    with serving(tmp_path, worker_lease_seconds="1") as served:
+    # On a busy machine, workers lose leases whenever they stand still for a second: the counts may be higher than 1.
+    with serving(tmp_path, worker_lease_seconds="1", task_max_deliveries=1000) as served:
         frozen = Watched(served)
         go = tmp_path / "go"
         result = frozen.send("shop.until", str(go))
         wait_for(lambda: value(frozen.scrape(), "celeriac_worker_slots_busy", lane="coroutine") == 1, "the start")
         frozen.process.send_signal(signal.SIGSTOP)
         other = Watched(served)
-        wait_for(lambda: value(other.scrape(), "celeriac_deliveries_recovered_total") == 1, "the takeover")
+        wait_for(lambda: value(other.scrape(), "celeriac_deliveries_recovered_total") >= 1, "the takeover")
         frozen.process.send_signal(signal.SIGCONT)
-        wait_for(lambda: value(frozen.scrape(), "celeriac_leases_lost_total") == 1, "the loss")
+        wait_for(lambda: value(frozen.scrape(), "celeriac_leases_lost_total") >= 1, "the loss")
         go.touch()
         assert result.get(timeout=PATIENCE) == "there"
         history = other.app.history
@@ -184,7 +185,7 @@ def test_a_worker_that_was_believed_dead_counts_its_lease_and_its_successor_what
 
         def written() -> bool:
             counted = other.app.broker.complete(history.counters())
-            return (counted.get(Counted("leases_lost")), counted.get(Counted("recovered"))) == (1, 1)
+            return all(counted.get(Counted(name), 0) >= 1 for name in ("leases_lost", "recovered"))
 
         wait_for(written, "both in the history")
         for one in (frozen, other):
