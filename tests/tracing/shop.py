@@ -21,7 +21,12 @@ import signal
 import sys
 import time
 
+import celeriac.tasks.tracing
 from celeriac import Celeriac, chain, group, signals
+from celeriac.worker import supervisor
+
+supervisor.LEAVE_SECONDS = 60.0  # on a busy machine, children may be slow to end, and to export what they hold
+celeriac.tasks.tracing.FLUSH_SECONDS = 60.0
 
 app = Celeriac("shop", broker_url={broker!r}{settings})
 logger = logging.getLogger("shop.tasks")

@@ -17,6 +17,9 @@ from tests.tracing.shop import TracedShop, batches
 from tests.tracing.spans import named
 
 HANGS = """
+celeriac.tasks.tracing.FLUSH_SECONDS = 2.0
+
+
 class Hangs(FileExporter):
     def export(self, spans):
         super().export(spans)
