@@ -398,7 +398,8 @@ def test_a_worker_tells_of_its_life_and_of_the_tasks_that_no_child_reports(stage
     stage.started(long)
     stage.app.control.revoke(long.id, terminate=True)
     assert once("task_revoked", long.id)[3]["terminated"] == "True"
-    assert [once("worker_process_shutdown")[index] for index in (1, 2)] == [worker.name, child]
+    ended = [worker.name, child]
+    stage.wait(lambda: ended in [one[1:3] for one in heard("worker_process_shutdown")], "the end of the child")
     assert worker.stop() == 0
     assert once("worker_init")[1:3] == [worker.name, worker.pid]
     assert once("worker_ready")[1:3] == [worker.name, worker.pid]
