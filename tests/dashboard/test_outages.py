@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 from celeriac import Celeriac
 from tests.dashboard.browsing import Watched, seeded
 from tests.dashboard.seeding import SHOP
+from tests.ports import free_port
 from tests.redis_server import RedisServer
 from tests.web.served import Served
 
@@ -18,7 +19,8 @@ def test_a_page_says_that_the_web_process_is_gone_and_goes_on_with_the_next(tmp_
     app = seeded(tmp_path, rows=0)
     served, page = Served(tmp_path), watched.page
     try:
-        process, address = served.web()
+        port = str(free_port())  # the next process listens on it, too
+        process, address = served.web("--port", port)
         page.goto(f"{address}/queues/default")
         expect(page.locator("#pulse")).to_have_text("Live")
         process.kill()
@@ -26,7 +28,7 @@ def test_a_page_says_that_the_web_process_is_gone_and_goes_on_with_the_next(tmp_
         expect(page.locator("#banner")).to_contain_text("The server cannot be reached")
         expect(page.locator("#pulse")).to_have_text("Not live")
         app.send_task("shop.checkout", (1,))
-        served.start("web", "--port", address.rpartition(":")[2], ready="Ctrl-C stops it")
+        served.start("web", "--port", port, ready="Ctrl-C stops it")
         expect(page.locator("#pulse")).to_have_text("Live")
         expect(page.locator("#banner")).to_be_hidden()
         waits = page.get_by_role("region", name="What waits")
