@@ -22,13 +22,13 @@ from tests.patience import FOR_EVER, in_time, wait_for
 
 RATE: Final = 5000  # tasks per second
 COUNT: Final = """() => {
-  const seen = window.seen = { changes: 0, gap: 0, fetched: 0, begun: performance.now() }
+  const begun = performance.now()
+  const seen = window.seen = { changes: 0, gap: 0, fetched: 0, drawn: begun, begun }
   new MutationObserver((list) => { seen.changes += list.length })
     .observe(document, { subtree: true, childList: true, attributes: true, characterData: true })
-  let last = performance.now()
   const frame = (now) => {
-    seen.gap = Math.max(seen.gap, now - last)
-    last = now
+    seen.gap = Math.max(seen.gap, now - seen.drawn)
+    seen.drawn = now
     requestAnimationFrame(frame)
   }
   requestAnimationFrame(frame)
@@ -37,6 +37,8 @@ COUNT: Final = """() => {
   }).observe({ type: "resource" })
 }"""
 SEEN: Final = "() => ({ ...seen, seconds: (performance.now() - seen.begun) / 1000 })"
+FORGET_GAP: Final = "() => { seen.gap = 0 }"
+GAP: Final = "() => Math.max(seen.gap, performance.now() - seen.drawn) / 1000"
 
 
 class Flood:
@@ -110,6 +112,13 @@ def fetched(page: Page) -> int:
     return int(page.evaluate(SEEN)["fetched"])
 
 
+def gap(page: Page, flood: Flood) -> float:
+    """Return the longest time between two pictures that a page draws in some seconds of the flood, in seconds."""
+    page.evaluate(FORGET_GAP)
+    flood.wait(3)
+    return float(page.evaluate(GAP))
+
+
 def held(page: Page) -> dict[str, float]:
     """Return how many nodes and listeners a page keeps, also those that are not seen."""
     session = page.context.new_cdp_session(page)
@@ -151,4 +160,7 @@ def test_an_open_overview_is_responsive_and_does_not_grow(place: Place, browser:
             assert seen["fetched"] / seen["seconds"] < 5  # four fragments each 0.9 s, two each 5 s; most in one request
             assert seen["changes"] / seen["seconds"] < 200
             assert new["JSEventListeners"] <= old["JSEventListeners"] + 2
-        assert in_time(told[-1]["gap"] / 1000, 0.25)  # browsers draw the tab behind once in a second
+        front = pages[-1]  # browsers draw the tab behind once in a second
+        assert in_time(told[-1]["gap"] / 1000, 0.25) or not patience.exact
+        # On a busy machine, Chromium itself may stand still: a page that is slow by its own fault is so all the time.
+        wait_for(lambda: in_time(gap(front, flood), 0.25), "a responsive page")
