@@ -73,7 +73,8 @@ def ports(folder: None, clock: FakeClock, tmp_path: Path) -> Ports:
     (tmp_path / "results").mkdir()
     store = Store()
     backend = open_backend(f"folder://{tmp_path}/results", "memory://", Settings(), clock)
-    return Ports(MemoryBroker(store, clock), backend, clock, lambda: MemoryBroker(store, clock))
+    return Ports(MemoryBroker(store, clock), backend, clock, lambda: MemoryBroker(store, clock),
+                 lists_unfinished=False)  # fmt: skip
 
 
 class TestBackend(BackendConformance):

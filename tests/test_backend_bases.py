@@ -36,7 +36,8 @@ BASES: dict[str, Callable[[FakeClock], PollingBackend]] = {
 def ports(request: pytest.FixtureRequest, clock: FakeClock) -> Ports:
     store = Store()
     return Ports(
-        MemoryBroker(store, clock), BASES[request.param](clock), clock, lambda: MemoryBroker(store, clock)
+        MemoryBroker(store, clock), BASES[request.param](clock), clock, lambda: MemoryBroker(store, clock),
+        lists_unfinished=False,
     )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ class Ports:
     again: Callable[[], Broker]  # the same broker, as another process would open it
     lost: Callable[[Lease], Awaitable[None]] | None = None  # how a worker dies; None: its lease runs out by the clock
     spoil: Callable[[Message, bytes], None] | None = None  # puts bytes in a message's place that cannot be read
+    lists_unfinished: bool = True  # whether the backend can list workflows that have not ended
     leases: list[Lease] = field(default_factory=list)
 
     async def lease(self, name: str = "worker", max_deliveries: int = MAX_DELIVERIES) -> Lease:
