@@ -30,6 +30,7 @@ from tests.promises.harness import Stage, set_stage
 from tests.rabbitmq_server import FrailRabbit, Place, RabbitServer, a_place, running_frail_rabbit
 from tests.redis_server import RedisServer, running_redis
 from tests.scratch import keep_bytecode, use_memory
+from tests.server_process import missing
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,6 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     use_memory()
     patience.exact = config.getoption("--chaos")
     config.addinivalue_line("markers", "at_length: run with `--chaos` alone")
+    config.addinivalue_line("markers", "needs(is_there, advice): see tests/needs.py")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -75,6 +77,13 @@ def pytest_sessionstart() -> None:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        is_there, advice = mark.args
+        if not is_there:
+            missing(advice)
 
 
 def pytest_sessionfinish() -> None:

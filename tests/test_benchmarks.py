@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests import rabbitmq_server, redis_server
+from tests.needs import needs_package
 from tests.patience import FOR_EVER
+from tests.server_process import missing
 
-pytest.importorskip("huey", reason="the extra `bench` is not installed")
-pytest.importorskip("psutil", reason="the extra `bench` is not installed")
+pytestmark = [needs_package("huey", "bench"), needs_package("psutil", "bench")]
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,17 +29,13 @@ def run(*arguments: str, module: str = "benchmarks") -> subprocess.CompletedProc
 @pytest.fixture
 def redis_installed() -> None:
     if shutil.which("redis-server") is None:
-        if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
-            pytest.fail(redis_server.MISSING)
-        pytest.skip(redis_server.MISSING)
+        missing(redis_server.MISSING)
 
 
 @pytest.fixture
 def rabbitmq_installed() -> None:
     if not Path(rabbitmq_server.PROGRAM).exists():
-        if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
-            pytest.fail(rabbitmq_server.MISSING)
-        pytest.skip(rabbitmq_server.MISSING)
+        missing(rabbitmq_server.MISSING)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +56,8 @@ def test_a_benchmark_prints_its_table_and_writes_its_figures(name: str, rows: li
     assert all(bar["value"] > 0 for bar in report["bars"])
 
 
+@needs_package("uvicorn", "web")
 def test_the_http_api_is_measured(redis_installed: None, tmp_path: Path) -> None:
-    pytest.importorskip("uvicorn", reason="the extra `web` is not installed")
     found = tmp_path / "figures.json"
     done = run("web-send", "web-status", "web-events", "--quick", "--peers", "none", "--json", str(found))
     assert (done.returncode, done.stderr) == (0, "")
@@ -73,8 +69,8 @@ def test_the_http_api_is_measured(redis_installed: None, tmp_path: Path) -> None
     assert [bar["unit"] for bar in events["bars"]] == ["ms"]
 
 
+@needs_package("redis", "bench")
 def test_contenders_on_redis_are_compared(redis_installed: None, tmp_path: Path) -> None:
-    pytest.importorskip("redis", reason="the extra `bench` is not installed")
     found = tmp_path / "figures.json"
     done = run("redis-delay-many", "redis-memory", "--quick", "--peers", "huey_redis", "--json", str(found))
     assert (done.returncode, done.stderr) == (0, "")
@@ -101,11 +97,11 @@ def test_a_worker_on_redis_is_watched_from_outside(redis_installed: None, tmp_pa
     assert coroutines["figures"]["celeriac_coroutines"]["left"] == 0
 
 
+@needs_package("matplotlib", "bench")
 @pytest.mark.parametrize(("server", "other"), [("redis", "rabbitmq"), ("rabbitmq", "redis")])
 def test_a_runs_figures_go_into_the_page(server: str, other: str, tmp_path: Path) -> None:
     from benchmarks.page import marks
 
-    pytest.importorskip("matplotlib", reason="the extra `bench` is not installed")
     (begin, end), (other_begin, other_end) = marks(server), marks(other)
     rates = {"ours": {"title": "Celeriac", "best": 50_000.0}, "theirs": {"title": "Celery", "best": 900.0}}
     bar = {"what": "ours ÷ Celery", "value": 55.6, "limit": 50.0, "unit": "×", "at_least": True, "met": True}
@@ -197,13 +193,13 @@ def test_workflows_on_redis_are_compared(redis_installed: None, tmp_path: Path) 
     assert sent["figures"]["celeriac_canvas"]["a chain of 100"]["bytes"] < 30_000
 
 
+@needs_package("pika", "bench")
 @pytest.mark.parametrize("peers", ["bare_rabbitmq", pytest.param("celery_rabbitmq,bare_rabbitmq",
                                                                  marks=pytest.mark.at_length)])  # fmt: skip
 def test_contenders_on_rabbitmq_are_compared_and_a_worker_is_watched_from_outside(
     rabbitmq_installed: None, tmp_path: Path, peers: str
 ) -> None:
     """With Celery, each of whose processes takes a second to start, at length alone."""
-    pytest.importorskip("pika", reason="the extra `bench` is not installed")
     found = tmp_path / "figures.json"
     names = ("rabbitmq-delay", "rabbitmq-drain", "rabbitmq-roundtrip")
     done = run(*names, "--quick", "--peers", peers, "--json", str(found))
@@ -220,8 +216,8 @@ def test_contenders_on_rabbitmq_are_compared_and_a_worker_is_watched_from_outsid
     assert ("On RabbitMQ: all contenders" in done.stdout) is ("celery" in peers)
 
 
+@needs_package("redis", "bench")
 def test_client_libraries_on_redis_are_compared(redis_installed: None) -> None:
-    pytest.importorskip("redis", reason="the extra `bench` is not installed")
     clients = "redis_py,redis_py_asyncio,celeriac_redis,celeriac_redis_asyncio"
     done = run("redis", "--count", "200", "--rounds", "1", "--clients", clients, module="benchmarks.clients")
     assert done.returncode == 0, done.stderr
@@ -229,9 +225,9 @@ def test_client_libraries_on_redis_are_compared(redis_installed: None) -> None:
         assert re.search(rf"^\| {client} \| [\d,]+ \(\d+ µs\) \| [\d,]+ \(\d+ µs\) \|$", done.stdout, re.MULTILINE)
 
 
+@needs_package("pika", "bench")
 @pytest.mark.at_length  # the same road as on Redis; the start of a node takes most of its time
 def test_client_libraries_on_rabbitmq_are_compared(rabbitmq_installed: None) -> None:
-    pytest.importorskip("pika", reason="the extra `bench` is not installed")
     clients = "py_amqp,celeriac_amqp"
     done = run("amqp", "--count", "50", "--rounds", "1", "--clients", clients, module="benchmarks.clients")
     assert done.returncode == 0, done.stderr

@@ -18,12 +18,11 @@ import pytest
 from celeriac.model.webhook_signatures import parse_secret, signed_headers
 from celeriac.webhooks import new_secret
 from tests.environment import without_settings
+from tests.needs import needs_node, needs_socat
 from tests.patience import PATIENCE, wait_for
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "http_tasks"
 SHOWN = "[error.type, error.message]"
-needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node is missing: apt-get install nodejs")
-needs_socat = pytest.mark.skipif(shutil.which("socat") is None, reason="socat is missing: apt-get install socat")
 
 
 class Shop:

@@ -13,13 +13,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import celeriac
 from celeriac import Celeriac, chain, group
 from celeriac.lazy import LazyModule
 from celeriac.tasks.builtin_names import GATHER, MAIL, MAP, STARMAP, WEBHOOK
 from tests.environment import without_settings
+from tests.needs import needs_package
 from tests.patience import PATIENCE
 
 RARE = {"celeriac.beat", "celeriac.cli.beat", "celeriac.dashboard", "celeriac.http", "celeriac.hub",
@@ -109,9 +108,9 @@ def test_help_imports_no_command_and_no_table(tmp_path: Path) -> None:
     assert commands == {f"celeriac.cli.{name}" for name in ("lazy", "output", "root")}
 
 
+@needs_package("django", "django")
 def test_setting_up_django_with_the_models_imports_no_sqlalchemy(tmp_path: Path) -> None:
     """Each command of `manage.py` does it, and most ask for no result."""
-    pytest.importorskip("django", reason="the extra `django` is not installed")
     code = """
 import django
 from django.conf import settings

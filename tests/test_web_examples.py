@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.environment import without_settings
+from tests.needs import needs_node
 from tests.patience import PATIENCE, wait_for
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -180,7 +181,7 @@ def found_ready(status: dict[str, Any]) -> dict[str, Any] | None:
 
 
 # On Redis at length alone: `promises/test_remote_workers.py` has such workers on each broker.
-@pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js: apt-get install nodejs")
+@needs_node
 @pytest.mark.parametrize("broker", ["sqlite", pytest.param("redis", marks=pytest.mark.at_length)])
 def test_a_worker_in_javascript_runs_tasks_that_python_sends(
     request: pytest.FixtureRequest, tmp_path: Path, broker: str

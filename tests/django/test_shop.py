@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.django.projects import ROOT, in_postgresql, in_sqlite, run_tests
-from tests.django.pythons import NEWEST, PYTHONS
+from tests.django.pythons import NEWEST, PYTHONS, needs_newest
 from tests.patience import FOR_EVER
 from tests.postgresql_server import PostgreSQLServer
 
@@ -21,7 +21,7 @@ def test_the_shop_with_sqlite(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(FOR_EVER)
-@pytest.mark.skipif(not NEWEST.exists(), reason="Django 6 needs Python 3.12 or later: make django")
+@needs_newest
 def test_the_shop_with_postgresql_and_the_newest_django(shared_postgresql: PostgreSQLServer) -> None:
     run_tests(str(NEWEST), SHOP, SHOP_DATABASE=in_postgresql(shared_postgresql))
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.environment import without_settings
 from tests.forked import COMMAND, Forked
@@ -21,13 +20,11 @@ from tests.patience import PATIENCE, wait_for
 from tests.ports import free_port
 from tests.promises.harness import LEASE, Stage, imports_of
 
-__all__ = ["Node", "Web", "needs_node"]
+__all__ = ["Node", "Web"]
 
 NODE = shutil.which("node")
 CLIENT = Path(__file__).parent.parent.parent / "examples" / "javascript_worker" / "celeriac.mjs"
 VICTIM = Path(__file__).with_name("victim.mjs")
-
-needs_node = pytest.mark.skipif(NODE is None, reason="no Node.js: apt-get install nodejs")
 
 
 class _Process:

@@ -10,9 +10,10 @@ import time
 
 import pytest
 
+from tests.needs import needs_node
 from tests.patience import PATIENCE, in_time
 from tests.promises.harness import LEASE, SHORT_LEASE, Stage, get, on
-from tests.promises.remote import Node, Web, needs_node
+from tests.promises.remote import Node, Web
 
 pytestmark = needs_node
 
