@@ -43,7 +43,7 @@ class Double:
 
     def control(self, command: str) -> None:
         """Change it: see `tests/amqp10_double.py`."""
-        server = Server(self.url)
+        server = Server(self.url, timeout=PATIENCE)
         server.do(lambda: (yield [Item(Node("$control"), encode(command.encode()))]))
         server.close()
 
@@ -82,7 +82,7 @@ class Amqp10Clock(FakeClock):
 
 def empty(url: str) -> None:
     """Remove what tests have left on a server."""
-    broker = Amqp10Broker(Server(url), Clock())
+    broker = Amqp10Broker(Server(url, timeout=PATIENCE), Clock())
 
     async def remove() -> None:
         topology = broker.transport.topology

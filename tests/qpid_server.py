@@ -15,6 +15,7 @@ from celeriac.drivers.amqp.dialect import BROKER_J
 from celeriac.drivers.amqp.error_translation import MISSING, ChannelClosed
 from celeriac.drivers.amqp.server import Server
 from tests.amqp10_server import QUEUES
+from tests.patience import PATIENCE
 
 __all__ = ["PROPERTIES", "QPID_VARIABLE", "empty", "pretend"]
 
@@ -39,7 +40,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def empty(url: str) -> None:
     """Delete what tests have left on a server."""
-    server = Server(url)
+    server = Server(url, timeout=PATIENCE)
 
     def deleting() -> Generator[Any, Any, None]:
         topology = AmqpTopology.on(server)

@@ -46,7 +46,7 @@ from celeriac.ports.broker import Action, Settlement
 from celeriac.ports.operations import WorkerInfo
 from tests.amqp10_server import AMQP10_VARIABLE, Double, die, empty, running_double
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, one, receive, success
-from tests.patience import eventually, in_time
+from tests.patience import PATIENCE, eventually, in_time
 from tests.rabbitmq_server import Place
 
 Make = Callable[..., Amqp10Broker]
@@ -58,7 +58,7 @@ def make() -> Iterator[Make]:
     servers: list[Server] = []
 
     def made(url: str, **options: Any) -> Amqp10Broker:
-        servers.append(Server(url, **options))
+        servers.append(Server(url, **{"timeout": PATIENCE, **options}))
         return Amqp10Broker(servers[-1], Clock())
 
     yield made
@@ -436,7 +436,7 @@ async def test_a_turn_that_was_never_made_is_made(amqp10_double: Double, make: M
 async def test_the_loss_of_a_connection_is_not_told_to_callers_that_are_gone(amqp10_double: Double) -> None:
     told: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-    connection = await Server(amqp10_double.url).open(60.0)
+    connection = await Server(amqp10_double.url, timeout=PATIENCE).open(60.0)
     caller = asyncio.create_task(connection.sender(Node("q")))
     await asyncio.sleep(0)
     await asyncio.sleep(0)  # it attaches
@@ -451,7 +451,7 @@ async def test_the_loss_of_a_connection_is_not_told_to_callers_that_are_gone(amq
 
 
 async def test_a_connection_that_has_ended_leaves_nothing_of_what_it_received(amqp10_double: Double) -> None:
-    server, node = Server(amqp10_double.url), Node("q", ("queue",), copy=True)
+    server, node = Server(amqp10_double.url, timeout=PATIENCE), Node("q", ("queue",), copy=True)
     await server.ado(lambda: (yield [Item(node._replace(copy=False), encode(b"x" * 200)) for _ in range(400)]))
 
     async def look() -> None:
@@ -478,7 +478,7 @@ async def test_a_connection_that_has_ended_leaves_nothing_of_what_it_received(am
 
 
 def test_replies_arrive_after_connections_were_cut(place: Place) -> None:
-    backend = Amqp10RpcBackend(Server(url_on(place)), Clock())
+    backend = Amqp10RpcBackend(Server(url_on(place), timeout=PATIENCE), Clock())
     outcome = success(message())
     outcome.reply_to = backend.reply_to
     place.rabbit.cut_connections()
@@ -491,7 +491,7 @@ def test_replies_arrive_after_connections_were_cut(place: Place) -> None:
 
 
 def test_a_result_that_is_too_large_is_a_failure_that_says_so(amqp10_double: Double) -> None:
-    backend = Amqp10RpcBackend(Server(amqp10_double.url), Clock())
+    backend = Amqp10RpcBackend(Server(amqp10_double.url, timeout=PATIENCE), Clock())
     outcome = success(message())
     outcome.reply_to, outcome.value = backend.reply_to, b"1" * 1_100_000
     asyncio.run(backend.store([outcome]))

@@ -37,7 +37,7 @@ AGAIN = "The worker subscribes again"
 @pytest.fixture
 def here(amqp10_double: Double) -> Iterator[Amqp10Broker]:
     """A broker on the double."""
-    server = Amqp10Server(amqp10_double.url)
+    server = Amqp10Server(amqp10_double.url, timeout=PATIENCE)
     yield Amqp10Broker(server, Clock())
     server.close()
 
@@ -183,16 +183,18 @@ def on_rabbitmq(place: Place, protocol: str) -> QueueServerBroker:
     if protocol == "amqp":
         return place.broker()
     if protocol == "amqp10":
-        return Amqp10Broker(Amqp10Server(place.rabbit.url(place.vhost).replace("amqp://", "amqp10://")), Clock())
-    return StompBroker(StompServer(place.rabbit.stomp_url(place.vhost)), Clock())
+        url = place.rabbit.url(place.vhost).replace("amqp://", "amqp10://")
+        return Amqp10Broker(Amqp10Server(url, timeout=PATIENCE), Clock())
+    return StompBroker(StompServer(place.rabbit.stomp_url(place.vhost), timeout=PATIENCE), Clock())
 
 
 def replies_through(proxy: Cutting, place: Place, protocol: str) -> SubscribingBackend[Any, Any]:
     url = f"{protocol}://guest:guest@127.0.0.1:{proxy.port}/{quote(place.vhost)}"
     if protocol == "amqp":
-        return RpcBackend(AmqpServer(url), Clock())
-    return Amqp10RpcBackend(Amqp10Server(url), Clock()) if protocol == "amqp10" else \
-        StompReplyBackend(StompServer(url), Clock())
+        return RpcBackend(AmqpServer(url, timeout=PATIENCE), Clock())
+    if protocol == "amqp10":
+        return Amqp10RpcBackend(Amqp10Server(url, timeout=PATIENCE), Clock())
+    return StompReplyBackend(StompServer(url, timeout=PATIENCE), Clock())
 
 
 async def test_a_worker_is_counted_again_when_the_queue_of_its_presence_was_deleted(

@@ -170,7 +170,7 @@ def test_a_channels_window_has_room_for_all_consumers_and_for_what_ended_ones_ho
 @pytest.fixture
 def broker(place: Place, monkeypatch: pytest.MonkeyPatch) -> AmqpBroker:
     pretend(monkeypatch)
-    return AmqpBroker(Server(place.url, queue_type="classic"), Clock())
+    return AmqpBroker(Server(place.url, queue_type="classic", timeout=PATIENCE), Clock())
 
 
 async def test_in_its_dialect_messages_are_sent_received_settled_and_put_back(broker: AmqpBroker) -> None:

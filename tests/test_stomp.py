@@ -54,7 +54,7 @@ def bare(activemq: ActiveMQServer, credentials: str = "me:se%3Acret@") -> str:
 
 
 def broker(servers: list[Server], url: str, **options: Any) -> StompBroker:
-    servers.append(Server(url, **options))
+    servers.append(Server(url, **{"timeout": PATIENCE, **options}))
     return StompBroker(servers[-1], Clock())
 
 
@@ -142,7 +142,7 @@ async def test_what_activemq_is_not_set_up_for_is_refused_with_the_line_to_chang
 
 
 async def test_a_message_that_is_too_large_is_refused(activemq: ActiveMQServer, servers: list[Server]) -> None:
-    narrow = broker(servers, bare(activemq), timeout=5.0)
+    narrow = broker(servers, bare(activemq))
     with pytest.raises(BrokerError):
         narrow.publish([message(body=b"x" * 200_000)])
     narrow.publish([message()])
@@ -223,7 +223,7 @@ async def test_while_a_server_blocks_who_sends_calls_fail_in_time_and_workers_ma
     activemq: ActiveMQServer, servers: list[Server]
 ) -> None:
     url = activemq.url(port=activemq.tight_port)
-    here, impatient = broker(servers, url, timeout=30.0), broker(servers, url, timeout=5.0)
+    here, impatient = broker(servers, url), broker(servers, url, timeout=5.0)
     lease = await here.lease(WorkerInfo(name="w"), 60.0, 3)  # of which the journal has to know
     sent = [message(body=b"x" * 100_000) for _ in range(100)]
     tried: list[Message] = []
