@@ -396,7 +396,8 @@ def test_it_was_not_run_because_an_earlier_one_failed(shop: Shop) -> None:
 def test_where_the_broker_finds_no_message_the_queue_and_the_workers_are_explained(
     make_app: Callable[..., Celeriac], place: Place, tmp_path: Any
 ) -> None:
-    app = make_app(broker_url=place.url, result_backend=f"sqlite:///{tmp_path / 'results.db'}", task_queues=["mail"])
+    app = make_app(broker_url=place.url, result_backend=f"sqlite:///{tmp_path / 'results.db'}", task_queues=["mail"],
+                   broker_publish_timeout=PATIENCE)  # fmt: skip
     shop = Shop(app)
     id = shop.add.delay(1).id
     found = shop.explain(id)

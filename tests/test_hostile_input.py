@@ -37,7 +37,7 @@ def app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Celeriac]:
 
 @contextmanager
 def app_on(url: str, **settings: Any) -> Iterator[Celeriac]:
-    made = Celeriac("shop", broker_url=url, **settings)
+    made = Celeriac("shop", broker_url=url, broker_publish_timeout=PATIENCE, **settings)
 
     @made.task(name="shop.add")
     def add(x: int, y: int) -> int:

@@ -210,6 +210,7 @@ class Shop:
         (folder / "shop.py").write_text(APP)
         self.environment = without_settings() | {
             "PYTHONPATH": str(site), "CELERIAC_BROKER_URL": broker_url,
+            "CELERIAC_BROKER_PUBLISH_TIMEOUT": str(PATIENCE),
             "CELERIAC_RESULT_BACKEND": f"folder://{folder / 'results'}",
         }  # fmt: skip
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.hub_server import HubServer
 from tests.pairs import APP, check_calls, run
+from tests.patience import PATIENCE
 from tests.rabbitmq_server import RabbitServer
 from tests.redis_server import RedisServer
 from tests.sql_server import SQLServer
@@ -35,7 +36,8 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, s
     if "hub" in request.param:
         hub: HubServer = request.getfixturevalue("hub_on_time")
         found["hub"] = hub.url
-    yield {"CELERIAC_BROKER_URL": found[broker], "CELERIAC_RESULT_BACKEND": found[backend]}
+    yield {"CELERIAC_BROKER_URL": found[broker], "CELERIAC_RESULT_BACKEND": found[backend],
+           "CELERIAC_BROKER_PUBLISH_TIMEOUT": str(PATIENCE)}  # fmt: skip
     if rabbit is not None:
         rabbit.drop(vhost)
 

@@ -18,6 +18,7 @@ from celeriac.ports.broker import Delivery, Settlement
 from celeriac.worker.decide import Ending, decide
 from tests.conformance.broker import LONG, PROMPTLY, message, receive
 from tests.endings import returned
+from tests.patience import PATIENCE
 from tests.rabbitmq_server import Place, die
 from tests.test_rabbitmq import lease_on
 
@@ -54,7 +55,7 @@ async def finished(lease: QueueServerLease, delivery: Delivery) -> None:
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 async def test_a_countdown_passes_by_the_clock_of_the_server(place: Place, queue_type: str) -> None:
-    app = Celeriac("t", broker_url=place.url, amqp_queue_type=queue_type, environ={})
+    app = Celeriac("t", broker_url=place.url, amqp_queue_type=queue_type, environ={}, broker_publish_timeout=PATIENCE)
     for off in (OFF, -OFF):
         started = time.monotonic()
         await app.asend_task("t", countdown=1.5)

@@ -187,7 +187,8 @@ async def test_workers_move_each_message_once(place: Place, store: Store) -> Non
 
 async def test_a_task_starts_soon_after_its_countdown(place: Place) -> None:
     """Within the poll of a store that cannot tell, as docs/howto/eta.md says; memory tells at once."""
-    app = Celeriac("soon", broker_url=place.url, result_backend="memory://soon", broker_delays="store")
+    app = Celeriac("soon", broker_url=place.url, result_backend="memory://soon", broker_delays="store",
+                   broker_publish_timeout=PATIENCE)  # fmt: skip
 
     @app.task
     def when() -> float:
@@ -423,7 +424,8 @@ async def test_what_others_keep_in_a_store_that_is_not_used_is_moved_all_the_sam
 
 
 def test_rpc_keeps_no_messages_that_wait(place: Place) -> None:
-    app = Celeriac("caller", broker_url=place.url, result_backend="rpc://", broker_delays="store")
+    app = Celeriac("caller", broker_url=place.url, result_backend="rpc://", broker_delays="store",
+                   broker_publish_timeout=PATIENCE)  # fmt: skip
     with pytest.raises(NotSupported, match=r"Nothing can wait .*<RpcBackend .*keeps no messages that wait.*sqlite://"):
         app.send_task("t", countdown=1)
     app.close()
@@ -447,7 +449,8 @@ def test_other_backends_say_what_to_set(backend: str) -> None:
 
 
 async def test_front_ends_see_what_waits_and_end_it(place: Place) -> None:
-    app = Celeriac("seen", broker_url=place.url, result_backend="memory://seen", broker_delays="store")
+    app = Celeriac("seen", broker_url=place.url, result_backend="memory://seen", broker_delays="store",
+                   broker_publish_timeout=PATIENCE)  # fmt: skip
 
     @app.task
     def add(x: int, y: int) -> int:

@@ -509,14 +509,16 @@ def test_a_url_of_a_store_without_history_is_refused(make_app: Callable[..., Cel
 
 
 def test_with_a_broker_that_keeps_none_the_history_is_where_history_url_says(place: Place, tmp_path: Path) -> None:
-    app = Celeriac("r", environ={}, broker_url=place.url, history_url=f"sqlite:///{tmp_path}/history.db")
+    app = Celeriac("r", environ={}, broker_url=place.url, broker_publish_timeout=PATIENCE,
+                   history_url=f"sqlite:///{tmp_path}/history.db")  # fmt: skip
     assert Celeriac("s", environ={}, broker_url=place.url).history is None
     run_on(app)
 
 
 def test_beside_rabbitmq_a_sql_database_keeps_results_and_history(place: Place, postgresql: SQLServer) -> None:
     name = postgresql.database()
-    run_on(Celeriac("r", environ={}, broker_url=place.url, result_backend=postgresql.url(name)))
+    run_on(Celeriac("r", environ={}, broker_url=place.url, result_backend=postgresql.url(name),
+                    broker_publish_timeout=PATIENCE))  # fmt: skip
     (leases,) = postgresql.ask("SELECT count(*) FROM celeriac_history_workers", name)
     assert leases == (1,)
 

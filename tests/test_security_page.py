@@ -35,7 +35,7 @@ def lines(language: str) -> list[str]:
 
 
 def app_on(url: str, **settings: Any) -> Celeriac:
-    app = Celeriac("shop", broker_url=url, task_queues=["default", "mail"], **settings)
+    app = Celeriac("shop", broker_url=url, task_queues=["default", "mail"], broker_publish_timeout=PATIENCE, **settings)
 
     @app.task(name="shop.add")
     def add(x: int, y: int) -> int:

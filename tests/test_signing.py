@@ -53,7 +53,8 @@ def make(urls: dict[str, str]) -> Iterator[Callable[..., Celeriac]]:
     made: list[Celeriac] = []
 
     def make(*keys: str, **settings: Any) -> Celeriac:
-        app = Celeriac("shop", security_keys=list(keys), task_queues=["mail"], **{**urls, **settings})
+        app = Celeriac("shop", security_keys=list(keys), task_queues=["mail"], broker_publish_timeout=PATIENCE,
+                       **{**urls, **settings})  # fmt: skip
         made.append(app)
 
         @app.task(name="shop.add")
@@ -145,7 +146,7 @@ def test_a_workflow_that_is_run_again_stays_signed(make: Callable[..., Celeriac]
 
 
 def test_outcomes_are_sent_to_their_callers_signed(place: Vhost) -> None:
-    settings: dict[str, Any] = {"broker_url": place.url, "result_backend": "rpc://"}
+    settings: dict[str, Any] = {"broker_url": place.url, "result_backend": "rpc://", "broker_publish_timeout": PATIENCE}
     caller, worker = (Celeriac("shop", security_keys=[KEY], **settings) for _ in range(2))
     for app in (caller, worker):
         app.task(name="shop.double")(_double)
@@ -311,7 +312,8 @@ async def test_control_commands_are_obeyed_once_and_only_if_they_are_signed(
 
 
 async def test_a_pause_that_is_not_signed_is_ignored(place: Vhost, caplog: pytest.LogCaptureFixture) -> None:
-    app, enemy = (Celeriac("shop", broker_url=place.url, result_backend="rpc://", security_keys=keys)
+    app, enemy = (Celeriac("shop", broker_url=place.url, result_backend="rpc://", security_keys=keys,
+                           broker_publish_timeout=PATIENCE)
                   for keys in ([KEY], []))  # fmt: skip
     app.task(name="shop.double")(_double)
     await enemy.broker.operations().pause("default")

@@ -173,8 +173,9 @@ def test_a_scheduler_waits_for_its_broker_at_the_start_and_later(app: Celeriac, 
 
 def test_with_rabbitmq_the_entries_are_in_the_result_backend(app: Celeriac, folder: Path, place: Place) -> None:
     servers = {"broker_url": place.url, "result_backend": f"sqlite:///{folder / 'results.db'}"}
-    app.conf.update(servers)
-    with running(folder, "beat", **{f"CELERIAC_{name.upper()}": url for name, url in servers.items()}) as beat:
+    servers["broker_publish_timeout"] = str(PATIENCE)
+    app.conf.update({**servers, "broker_publish_timeout": PATIENCE})
+    with running(folder, "beat", **{f"CELERIAC_{name.upper()}": text for name, text in servers.items()}) as beat:
         beat.says("is ready")
         wait_for(lambda: app.schedules.get("often").sent >= 2)
         assert beat.stop() == 0

@@ -39,7 +39,7 @@ def app(urls: dict[str, str]) -> Iterator[Celeriac]:
 
 @contextmanager
 def app_on(urls: dict[str, str], **settings: Any) -> Iterator[Celeriac]:
-    app = Celeriac("shop", **urls, **settings)
+    app = Celeriac("shop", broker_publish_timeout=PATIENCE, **urls, **settings)
     app.ran = []  # type: ignore[attr-defined]
 
     @app.task(name="shop.add")

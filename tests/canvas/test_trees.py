@@ -179,7 +179,7 @@ class OnRabbitAndRedis(World):
     def __init__(self, rabbit: RabbitServer, redis: RedisServer) -> None:
         self.rabbit = rabbit
         self.vhost = rabbit.vhost()
-        super().__init__(rabbit.url(self.vhost), result_backend=redis.url)
+        super().__init__(rabbit.url(self.vhost), result_backend=redis.url, broker_publish_timeout=PATIENCE)
 
     def no_message_is_left(self) -> None:
         """Assert that no AMQP queue holds anything, but for the journal, in which the lines stand.

@@ -18,7 +18,7 @@ import pytest
 from tests.django.projects import ROOT, in_postgresql, in_sqlite, run_tests
 from tests.django.pythons import NEWEST
 from tests.mariadb_server import MariaDBServer
-from tests.patience import FOR_EVER
+from tests.patience import FOR_EVER, PATIENCE
 from tests.postgresql_server import PostgreSQLServer
 from tests.rabbitmq_server import Place
 
@@ -125,4 +125,5 @@ def test_with_mariadb(group: Group, tmp_path: Path, shared_mariadb: MariaDBServe
 @pytest.mark.timeout(FOR_EVER)
 def test_task_backend_on_a_broker_that_finds_no_message_by_its_id(tmp_path: Path, place: Place) -> None:
     """The backend of Django's tasks does what it does elsewhere, with RabbitMQ and results in SQLite."""
-    run(Group(DJANGO52, ("test_task_backend.py",)), tmp_path, BAZAAR_BROKER_URL=place.url)
+    run(Group(DJANGO52, ("test_task_backend.py",)), tmp_path, BAZAAR_BROKER_URL=place.url,
+        CELERIAC_BROKER_PUBLISH_TIMEOUT=str(PATIENCE))  # fmt: skip

@@ -42,6 +42,7 @@ def add(x: int, y: int) -> int:
 
 def shop_on(broker: str, backend: str | None = None, **settings: Any) -> Celeriac:
     """Return an app that sends, and can run, the good task."""
+    settings = {"broker_publish_timeout": PATIENCE, **settings}
     made = Celeriac("shop", broker_url=broker, result_backend=backend, environ={}, **settings)
 
     @made.task(name="shop.add")
@@ -63,11 +64,12 @@ def worker_process(folder: Path, pool: str, broker: str, backend: str = "") -> I
     """Run `celeriac worker` with a pool of this kind; return its supervisor. It must live until it is stopped."""
     (folder / "shop.py").write_text(SHOP)
     log = folder / "worker.log"
-    urls = {"CELERIAC_BROKER_URL": broker} | ({"CELERIAC_RESULT_BACKEND": backend} if backend else {})
+    given = {"CELERIAC_BROKER_URL": broker, "CELERIAC_BROKER_PUBLISH_TIMEOUT": str(PATIENCE)}
+    given |= {"CELERIAC_RESULT_BACKEND": backend} if backend else {}
     with log.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "celeriac", "-A", "shop", "worker", "-c", "2", "--pool", pool], cwd=folder,
-            env=without_settings() | urls, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
+            env=without_settings() | given, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
         )  # fmt: skip
     try:
         wait_for(lambda: "is ready" in log.read_text(errors="replace"), "a worker that is ready")

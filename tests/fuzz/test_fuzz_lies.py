@@ -65,7 +65,7 @@ def test_a_server_that_lies_stops_nobody(
     random = Random(seed)
     results = f"sqlite:///{tmp_path}/results.db"  # what is sent to a caller that was cut off may be lost
     app = shop_on(url, results, broker_publish_timeout=PATIENCE)
-    worker, caller = shop_on(url, results), shop_on(url, broker_publish_timeout=SOON)
+    worker, caller = shop_on(url, results, broker_publish_timeout=10.0), shop_on(url, broker_publish_timeout=SOON)
 
     def write(number: int) -> None:
         proxy.tell(random.randint(1, 3))

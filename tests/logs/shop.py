@@ -147,11 +147,12 @@ class Shop:
         """Write the module and start a worker; return when it is ready."""
         broker = broker or f"sqlite:///{self.folder}/celeriac.db"
         (self.folder / "shop.py").write_text(SHOP.format(setup=setup, broker=broker))
-        self.app = Celeriac("shop", broker_url=broker, environ={})
+        self.app = Celeriac("shop", broker_url=broker, broker_publish_timeout=PATIENCE, environ={})
         self.work("-n", "w1", *arguments, into=into, **settings)
         return self
 
     def work(self, *arguments: str, into: Any = None, **settings: Any) -> subprocess.Popen[bytes]:
+        settings = {"broker_publish_timeout": PATIENCE, **settings}
         environment = without_settings() | {f"CELERIAC_{name.upper()}": str(value) for name, value in settings.items()}
         command = [sys.executable, "-m", "celeriac", "-A", "shop", "worker", "-c", "2", *arguments]
         before = self.text().count(" is ready. ")

@@ -177,9 +177,10 @@ def test_a_child_that_is_killed_while_it_sends_a_callback_sends_it_again(served:
 def test_callbacks_are_sent_and_sent_again_on_other_brokers(server: str, endpoint: Endpoint, tmp_path: Path,
                                                             request: pytest.FixtureRequest) -> None:  # fmt: skip
     if server == "redis":
-        settings = {"broker_url": request.getfixturevalue("redis").url}
+        settings: dict[str, Any] = {"broker_url": request.getfixturevalue("redis").url}
     else:
-        settings = {"broker_url": request.getfixturevalue("place").url, "result_backend": f"sqlite:///{tmp_path}/results"}
+        settings = {"broker_url": request.getfixturevalue("place").url, "broker_publish_timeout": PATIENCE,
+                    "result_backend": f"sqlite:///{tmp_path}/results"}  # fmt: skip
     (tmp_path / "shop.py").write_text(SHOP.format(url=endpoint.url, secret=SECRET), encoding="utf-8")
     endpoint.then(reply(503), reply(204))
     app = Celeriac("shop", web_callback_hosts=[endpoint.url], web_callback_secrets=[SECRET], **settings)

@@ -55,7 +55,7 @@ def scraped(client: httpx.Client) -> set[str]:
 @pytest.mark.parametrize("backend", ["rpc://", "sqlite"])
 def test_on_rabbitmq(place: Place, tmp_path: Path, backend: str) -> None:
     url = backend if backend == "rpc://" else f"sqlite:///{tmp_path}/results.db"
-    with serving(tmp_path, broker_url=place.url, result_backend=url) as served:
+    with serving(tmp_path, broker_url=place.url, result_backend=url, broker_publish_timeout=PATIENCE) as served:
         served.worker()
         with httpx.Client(base_url=served.web()[1], timeout=PATIENCE, trust_env=False,
                           event_hooks={"response": [check_shape]}) as client:  # fmt: skip
