@@ -41,7 +41,7 @@ from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pools.worker_thread import WorkerThread
 from celeriac.worker.supervisor import Supervisor
 from tests.patience import PATIENCE, in_time, wait_for
-from tests.promises.harness import SHORT_LEASE, Stage, Worker, get
+from tests.promises.harness import SHORT_LEASE, Stage, Worker, be_patient, get
 
 LANES = ["plain", "coroutine"]
 both_lanes = pytest.mark.parametrize("lane", LANES)
@@ -591,7 +591,7 @@ def test_a_job_of_a_worker_thread_can_be_traced_as_a_debugger_does() -> None:
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
 def test_the_other_pools_stop_within_the_grace_time_and_give_back_what_runs(stage: Stage, pool: str) -> None:
-    worker = stage.worker("--pool", pool, "--grace", "2")
+    worker = stage.worker("--pool", pool, "--grace", str(2 + be_patient(stage)))
     results = [stage.send(lane, "holds", stage.path("go")) for lane in LANES]
     stage.started(*results)
     begun = time.monotonic()
@@ -711,7 +711,7 @@ def test_a_worker_without_stdout_and_stderr_works(stage: Stage) -> None:
 @pytest.mark.parametrize("how", ["never_ends", "computes"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
 def test_a_solo_worker_stops_whatever_its_main_thread_does(stage: Stage, how: str, number: int) -> None:
-    worker = stage.worker("--pool", "solo", "--grace", "1.5")
+    worker = stage.worker("--pool", "solo", "--grace", str(1.5 + be_patient(stage)))
     result = stage.send("plain", how, stage.path("never"), time_limit=0.2)
     stage.started(result)
     stage.wait(result.ready)
@@ -743,7 +743,7 @@ def _catches(pid: int, number: int) -> bool:
 
 @pytest.mark.parametrize("pool", ["processes", "threads", "solo"])
 def test_sighup_stops_a_worker_as_sigterm_does(stage: Stage, pool: str) -> None:
-    worker = stage.worker("--pool", pool, "--grace", "1.2")
+    worker = stage.worker("--pool", pool, "--grace", str(1.2 + be_patient(stage)))
     result = stage.send("plain", "holds", stage.path("never"))
     stage.started(result)
     worker.signal(signal.SIGHUP)

@@ -217,6 +217,10 @@ def test_each_tick_is_sent_once_whatever_is_killed_frozen_cut_off_or_set_back(
 ) -> None:
     seed = request.config.getoption("--chaos-seed") or random.SystemRandom().randrange(1 << 32)
     print(f"\nseed {seed}")
+    usual = stage.app.conf.broker_publish_timeout
+    stage.app.conf.broker_publish_timeout = 10.0  # of `Trouble.edit`, if a frozen scheduler has locked the file
+    assert stage.app.backend is not None
+    stage.app.conf.broker_publish_timeout = usual
     begun = entries(stage, size)
     stage.worker("-c", "2")
     trouble = Trouble(stage, seed, size)

@@ -8,23 +8,35 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from celeriac.errors import WorkerLost
 from celeriac.worker.supervisor import FINAL_SECONDS
 from tests.patience import PATIENCE, in_time
-from tests.promises.harness import SHORT_LEASE, Stage
+from tests.promises.harness import SHORT_LEASE, Stage, be_patient, set_stage
 
 GRACE = 6.0  # seconds
 
 
 @pytest.mark.parametrize(
-    ("stage", "whole_group"), [("sqlite", False), ("sqlite", True), ("redis", False)], indirect=["stage"],
+    ("ground", "whole_group"), [("sqlite", False), ("sqlite", True), ("redis", False)],
     ids=["sqlite-supervisor", "sqlite-process group", "redis-supervisor"],
 )  # fmt: skip
-def test_sigterm_under_load_ends_in_time_and_costs_no_attempt_and_no_delivery(stage: Stage, whole_group: bool) -> None:
-    old = stage.worker("--grace", str(GRACE), name="old", worker_concurrency=2)
+def test_sigterm_under_load_ends_in_time_and_costs_no_attempt_and_no_delivery(
+    tmp_path: Path, ground: str, whole_group: bool
+) -> None:
+    for grace in (GRACE, 5 * GRACE):  # on a busy machine, what ends in it may need longer than usual
+        with set_stage(tmp_path / f"{grace:g}", ground) as stage:
+            if stops_under_load(stage, grace, whole_group):
+                return
+    pytest.fail("what was to end within the grace time was given back each time")
+
+
+def stops_under_load(stage: Stage, grace: float, whole_group: bool) -> bool:
+    """Stop a worker, and let another do the rest. Return whether a task that ended within the grace time was done."""
+    old = stage.worker("--grace", str(grace + be_patient(stage)), name="old", worker_concurrency=2)
     lasting = [stage.send(lane, "holds", stage.path("never")) for lane in ("plain", "coroutine")]
     ending = [stage.send("coroutine", "holds", stage.path("soon"))]
     stage.started(*lasting, *ending)
@@ -41,24 +53,26 @@ def test_sigterm_under_load_ends_in_time_and_costs_no_attempt_and_no_delivery(st
     stage.release("soon")
     assert old.wait() == 0
     took = time.monotonic() - begun
-    print(f"\nP5: gone {took:.2f} s after SIGTERM (grace {GRACE:g} s)")
-    assert in_time(took, GRACE + 0.5)
-    assert ending[0].get(timeout=PATIENCE) == "released"
+    print(f"\nP5: gone {took:.2f} s after SIGTERM (grace {grace:g} s)")
+    assert in_time(took, grace + 0.5)
+    in_grace_time = ending[0].ready()
     assert stage.counts().active == 0
     assert stage.leases() == []
 
     before = len(stage.journal())
     stage.worker(name="new")
     stage.release("never")
-    assert [result.get(timeout=PATIENCE) for result in lasting] == ["released"] * 2
+    assert [result.get(timeout=PATIENCE) for result in (*lasting, *ending)] == ["released"] * 3
     stage.wait(lambda: all(result.ready() for result in load), "the end of the load")
     runs = stage.journal()
     assert {(run.attempt, run.deliveries) for run in runs} == {(1, 1)}
     assert len(stage.runs(*load)) == 600
     assert {run.worker for run in runs[before:]} == {"new"}
+    return in_grace_time
 
 
 def test_a_second_sigterm_gives_back_at_once_what_runs(stage: Stage) -> None:
+    be_patient(stage)
     old = stage.worker("--grace", "3600", name="old")
     results = [stage.send(lane, "holds", stage.path("go")) for lane in ("plain", "coroutine")]
     stage.started(*results)
@@ -79,7 +93,7 @@ def test_a_second_sigterm_gives_back_at_once_what_runs(stage: Stage) -> None:
 
 
 def test_at_most_once_a_task_that_outlasts_the_grace_time_is_recorded_as_worker_lost(stage: Stage) -> None:
-    old = stage.worker("--grace", "1.5")
+    old = stage.worker("--grace", str(1.5 + be_patient(stage)))
     results = [stage.send(lane, "holds", stage.path("go"), acks_late=False) for lane in ("plain", "coroutine")]
     stage.started(*results)
     assert old.stop() == 0
