@@ -262,8 +262,12 @@ async def test_the_next_host_is_tried_when_one_does_not_answer(amqp10_double: Do
 
 async def test_a_lease_is_lost_when_a_frozen_server_misses_its_heartbeats(make: Make) -> None:
     with running_double() as double:
-        lease = await lease_on(make(double.url, timeout=2.0), seconds=2.0)
-        assert await receive(lease) == []
+        broker = make(double.url)
+        for seconds in (2.0, 8.0, 32.0):  # on a busy machine, a short one may be lost at once
+            lease = await lease_on(broker, seconds)
+            with contextlib.suppress(LeaseLost):
+                assert await receive(lease) == []
+                break
         double.send(signal.SIGSTOP)
         async with asyncio.timeout(PROMPTLY):
             with pytest.raises(LeaseLost):
