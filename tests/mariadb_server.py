@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 import pymysql
 
+from tests.patience import PATIENCE
 from tests.sql_server import Ask, SQLServer
 
 __all__ = ["MariaDBServer", "running_mariadb"]
@@ -47,7 +48,7 @@ class MariaDBServer(SQLServer):
     @contextmanager
     def administrator(self, database: str | None = None) -> Iterator[Ask]:
         connection = pymysql.connect(host="127.0.0.1", port=self.port, user="root", database=database, autocommit=True,
-                                     connect_timeout=10, read_timeout=60, **WITHOUT_TLS)  # fmt: skip
+                                     connect_timeout=PATIENCE, read_timeout=PATIENCE, **WITHOUT_TLS)  # fmt: skip
         with connection, connection.cursor() as cursor:
 
             def ask(statement: str) -> list[tuple[Any, ...]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 
+from tests.patience import PATIENCE
 from tests.sql_server import Ask, SQLServer
 
 __all__ = ["PostgreSQLServer", "running_postgresql"]
@@ -47,7 +48,7 @@ class PostgreSQLServer(SQLServer):
     @contextmanager
     def administrator(self, database: str | None = None) -> Iterator[Ask]:
         with psycopg.connect(host="127.0.0.1", port=self.port, user="postgres", dbname=database or "postgres",
-                             autocommit=True, connect_timeout=10) as connection:  # fmt: skip
+                             autocommit=True, connect_timeout=int(PATIENCE)) as connection:  # fmt: skip
 
             def ask(statement: str) -> list[tuple[Any, ...]]:
                 cursor = connection.execute(statement)  # type: ignore[call-overload]
