@@ -131,10 +131,10 @@ def test_a_fork_while_outcomes_are_read_does_not_block_the_child(place: Place) -
 
 # --- The end of a process -----------------------------------------------------------------------------
 
-CALLING = """
+CALLING = f"""
 import sys
 from celeriac import Celeriac
-app = Celeriac("x", broker_url=sys.argv[1], result_backend="rpc://", environ={})
+app = Celeriac("x", broker_url=sys.argv[1], result_backend="rpc://", environ={{}}, broker_publish_timeout={PATIENCE})
 @app.task
 def add(x, y): return x + y
 @app.task
@@ -144,7 +144,8 @@ def fan(): add.delay(1, 2)
 
 @pytest.mark.parametrize("end", ["", "; app.close()"])
 def test_a_process_deletes_its_reply_queue_at_its_end(place: Place, end: str) -> None:
-    subprocess.run([sys.executable, "-c", f"{CALLING}\nadd.delay(1, 2){end}", place.url], check=True, timeout=PROMPTLY)
+    code = f"{CALLING}\nfrom celeriac.backends import amqp; amqp.LEAVING_SECONDS = 100.0; add.delay(1, 2){end}"
+    subprocess.run([sys.executable, "-c", code, place.url], check=True, timeout=PROMPTLY)
     assert reply_queues(place) == []
 
 
