@@ -102,7 +102,7 @@ def hub(process: HubServer, codec: Codec = PLAIN_CODEC) -> Iterator[Ports]:
 @contextmanager
 def redis_(server: RedisServer) -> Iterator[Ports]:
     clock = RedisClock(server)
-    here, elsewhere = Server(server.url), Server(server.url)
+    here, elsewhere = (Server(server.url, timeout=PATIENCE) for _ in range(2))
 
     def spoil(message: Message, junk: bytes) -> None:
         key = f"{here.prefix}:{{{message.queue}}}:messages"

@@ -51,7 +51,7 @@ from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan
 from celeriac.worker.decide import decide
 from tests.conformance.broker import LONG, PROMPTLY, BrokerConformance, Ports, ids, message, success
 from tests.endings import returned
-from tests.patience import eventually, in_time, wait_for
+from tests.patience import PATIENCE, eventually, in_time, wait_for
 from tests.redis_server import RedisServer, running_redis
 from tests.test_brokers import redis_ as redis_ports
 
@@ -59,7 +59,7 @@ TIMEOUT = 2.0  # seconds; more than a server needs that answers
 WAITERS = "celeriac:{default}:waiters:p"  # the set of those who wait for plain tasks
 
 
-def broker_on(redis: RedisServer, timeout: float = 10.0, result_expires: float | None = 60.0) -> RedisBroker:
+def broker_on(redis: RedisServer, timeout: float = PATIENCE, result_expires: float | None = 60.0) -> RedisBroker:
     return RedisBroker(Server(redis.url, timeout=timeout), Clock(), result_expires)
 
 
@@ -372,19 +372,23 @@ def test_waiting_for_many_tasks_does_not_fetch_all_others_whenever_one_ends(
 
 @pytest.mark.parametrize("begun", [False, True], ids=["before", "after it has waited"])
 def test_a_fetch_from_a_frozen_server_takes_one_timeout(redis: RedisServer, begun: bool) -> None:
-    broker = broker_on(redis, timeout=8.0)
-    backend = backend_of(broker)
-    if begun:
-        assert backend.fetch(["x"], wait=0.01) == {}
-    redis.send(signal.SIGSTOP)
-    started = time.monotonic()
-    try:
-        with pytest.raises(BrokerUnavailable, match="did not answer within 8 s"):
-            backend.fetch(["x"], wait=0.2)
-    finally:
-        redis.send(signal.SIGCONT)
-    assert time.monotonic() - started < 16  # and not for two
-    broker.close()
+    for _ in range(3):
+        broker = broker_on(redis, timeout=8.0)
+        backend = backend_of(broker)
+        if begun:
+            assert backend.fetch(["x"], wait=0.01) == {}
+        redis.send(signal.SIGSTOP)
+        started = time.monotonic()
+        try:
+            with pytest.raises(BrokerUnavailable, match="did not answer within 8 s"):
+                backend.fetch(["x"], wait=0.2)
+        finally:
+            redis.send(signal.SIGCONT)
+        took = time.monotonic() - started
+        broker.close()
+        if took < 16:  # and not for two; this process may have stood still
+            return
+    pytest.fail(f"it took {took:.1f} s in the last of three tries")
 
 
 async def test_a_receive_that_is_cancelled_after_sending_takes_no_messages(
@@ -910,20 +914,23 @@ def test_calls_to_a_frozen_server_fail_after_the_publish_timeout(redis: RedisSer
 def test_all_coroutines_that_wait_for_a_frozen_server_fail_together(
     redis: RedisServer, db: int
 ) -> None:
-    broker = RedisBroker(Server(redis.url[:-1] + str(db), timeout=TIMEOUT), Clock())
-
-    async def many() -> list[Any]:
+    async def many(broker: RedisBroker) -> list[Any]:
         return await asyncio.gather(*[broker.apublish([message()]) for _ in range(10)], return_exceptions=True)
 
-    redis.send(signal.SIGSTOP)
-    started = time.monotonic()
-    try:
-        errors = asyncio.run(many())
-    finally:
-        redis.send(signal.SIGCONT)
-    assert time.monotonic() - started < TIMEOUT * 5  # and not one after the other
-    assert {type(error) for error in errors} == {BrokerUnavailable}
-    broker.close()
+    for _ in range(3):
+        broker = RedisBroker(Server(redis.url[:-1] + str(db), timeout=TIMEOUT), Clock())
+        redis.send(signal.SIGSTOP)
+        started = time.monotonic()
+        try:
+            errors = asyncio.run(many(broker))
+        finally:
+            redis.send(signal.SIGCONT)
+        took = time.monotonic() - started
+        assert {type(error) for error in errors} == {BrokerUnavailable}
+        broker.close()
+        if took < TIMEOUT * 5:  # and not one after the other; this process may have stood still
+            return
+    pytest.fail(f"it took {took:.1f} s in the last of three tries")
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["before", "after the server was found suitable"])
