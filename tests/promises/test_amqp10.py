@@ -30,8 +30,10 @@ def here(test: Callable[..., Any], *instead: Any, at_length: bool = True) -> Cal
     copy.__dict__.update(test.__dict__, __module__=__name__)
     copy.__annotations__ = test.__annotations__
     marks = [mark for mark in getattr(test, "pytestmark", []) if not (instead and mark.name == "parametrize")]
-    marks = [mark for mark in marks if mark.name != "parametrize" or "stage" not in mark.args[0]]
-    marks += [pytest.mark.parametrize("stage", [GROUND], indirect=True).mark, *(one.mark for one in instead)]
+    name = "ground" if "ground" in test.__annotations__ else "stage"  # tests with the first make stages themselves
+    marks = [mark for mark in marks if mark.name != "parametrize" or name not in mark.args[0]]
+    given = pytest.mark.parametrize(name, [GROUND], indirect=name == "stage")
+    marks += [given.mark, *(one.mark for one in instead)]
     copy.pytestmark = [*marks, *([pytest.mark.at_length.mark] if at_length else [])]  # type: ignore[attr-defined]
     return copy
 
