@@ -63,7 +63,7 @@ from celeriac.ports.operations import WorkerInfo
 from celeriac.testing import running_worker
 from tests.clock import FakeClock
 from tests.conformance.backend import node_end, plan
-from tests.conformance.broker import ids, message, success
+from tests.conformance.broker import ids, leases_end_with_their_file, message, success
 from tests.hub_server import HubServer, running_hub
 from tests.patience import FOR_EVER, PATIENCE, in_time, wait_for
 
@@ -776,15 +776,7 @@ async def test_the_embedded_broker_s_file_can_be_served_and_taken_back(tmp_path:
 async def test_leases_in_a_new_file_are_not_those_of_workers_that_had_the_old_one(
     hub: HubServer, broker: HubBroker
 ) -> None:
-    first, second = [await broker.lease(WorkerInfo(name=name), 600.0, 3) for name in ("first", "second")]
-    hub.emptied()
-    with pytest.raises(LeaseLost):
-        await second.renew()
-    again = await broker.lease(WorkerInfo(name="second"), 600.0, 3)
-    with pytest.raises(LeaseLost):
-        await first.renew()
-    await first.end()
-    await again.renew()
+    await leases_end_with_their_file(broker, hub.emptied)
 
 
 def test_a_child_of_a_fork_has_a_line_of_its_own(broker: HubBroker) -> None:

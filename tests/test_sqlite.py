@@ -37,7 +37,7 @@ from celeriac.ports.broker import MISSED, Action, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.states import SUCCESS
 from tests.clock import FakeClock
-from tests.conformance.broker import BrokerConformance, Ports
+from tests.conformance.broker import BrokerConformance, Ports, leases_end_with_their_file
 from tests.patience import PATIENCE, in_time
 from tests.test_brokers import sqlite as sqlite_ports
 
@@ -356,16 +356,7 @@ async def test_a_lease_does_not_outlive_its_file(path: Path, open_broker: Open) 
 async def test_leases_in_the_file_that_replaced_the_first_are_not_those_of_workers_that_had_the_first(
     path: Path, open_broker: Open
 ) -> None:
-    broker = open_broker()
-    first, second = [await broker.lease(WorkerInfo(name=name), 600.0, 3) for name in ("first", "second")]
-    delete_all(path)
-    with pytest.raises(LeaseLost):
-        await second.renew()
-    again = await broker.lease(WorkerInfo(name="second"), 600.0, 3)
-    with pytest.raises(LeaseLost):
-        await first.renew()
-    await first.end()
-    await again.renew()
+    await leases_end_with_their_file(open_broker(), lambda: delete_all(path))
 
 
 async def test_a_waiter_finds_the_result_in_the_file_that_replaced_the_first(path: Path, open_broker: Open) -> None:

@@ -134,6 +134,19 @@ async def is_nowhere(ports: Ports, item: Message) -> bool:
     return item.id not in ids(await operations.peek(item.queue, 100)) + ids(await operations.dead(item.queue, 100))
 
 
+async def leases_end_with_their_file(broker: Broker, replace_file: Callable[[], object]) -> None:
+    """Assert that no lease in a new file is taken for that of a worker that had the old one."""
+    first, second = [await broker.lease(WorkerInfo(name=name), 600.0, 3) for name in ("first", "second")]
+    replace_file()
+    with pytest.raises(LeaseLost):
+        await second.renew()
+    again = await broker.lease(WorkerInfo(name="second"), 600.0, 3)
+    with pytest.raises(LeaseLost):
+        await first.renew()
+    await first.end()
+    await again.renew()
+
+
 def success(of: Message) -> Outcome:
     return Outcome(id=of.id, task=of.task, state=states.SUCCESS, value=b"4")
 

@@ -24,6 +24,7 @@ from celeriac import states
 from celeriac.drivers.bell import Bell
 from celeriac.errors import BackendError, NotSupported
 from celeriac.model.clock import Clock
+from celeriac.model.codec import Codec
 from celeriac.model.failure import Failure
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
@@ -31,7 +32,8 @@ from celeriac.ports.backend import Backend
 from celeriac.ports.complete import complete, in_thread, sleep
 from celeriac.ports.workflows import KEEPERS
 
-__all__ = ["AsyncBackend", "PollingBackend", "SyncBackend", "WaitingBackend", "Watch", "without_value"]
+__all__ = ["AsyncBackend", "PollingBackend", "SyncBackend", "WaitingBackend", "Watch", "encoded_within",
+           "without_value"]  # fmt: skip
 
 log = logging.getLogger("celeriac.backends")
 
@@ -202,6 +204,14 @@ class AsyncBackend(PollingBackend):
 
     def forget(self, ids: Sequence[str]) -> None:
         complete(self.aforget(ids))
+
+
+def encoded_within(codec: Codec, outcome: Outcome, largest: int) -> tuple[Outcome, bytes]:
+    """Return an outcome and its bytes; if they are more than a server accepts, without arguments that are large."""
+    encoded = codec.encode_outcome(outcome)
+    if len(encoded) > largest and (shorter := outcome.without_arguments()) is not outcome:
+        return shorter, codec.encode_outcome(shorter)
+    return outcome, encoded
 
 
 def without_value(outcome: Outcome, why: str) -> Outcome:

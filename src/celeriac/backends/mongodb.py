@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from celeriac.backends.bases import PollingBackend, without_value
+from celeriac.backends.bases import PollingBackend, encoded_within, without_value
 from celeriac.drivers.mongodb import outcomes, workflows
 from celeriac.drivers.mongodb.claims import MongoClaimStore
 from celeriac.drivers.mongodb.delays import MongoDelayStore
@@ -106,9 +106,7 @@ class MongoBackend(PollingBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, D
 
     def _pack(self, outcome: Outcome) -> tuple[Outcome, bytes]:
         """Return an outcome encoded; and the outcome itself, or what is stored in its place if it is too large."""
-        encoded = self.codec.encode_outcome(outcome)
-        if len(encoded) > outcomes.MOST and (shorter := outcome.without_arguments()) is not outcome:
-            outcome, encoded = shorter, self.codec.encode_outcome(shorter)
+        outcome, encoded = encoded_within(self.codec, outcome, outcomes.MOST)
         if len(encoded) <= outcomes.MOST:
             return outcome, encoded
         limits = f"has {len(encoded):,} bytes, and MongoDB keeps up to {outcomes.MOST:,}"

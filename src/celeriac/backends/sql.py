@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from celeriac.backends.bases import SyncBackend, without_value
+from celeriac.backends.bases import SyncBackend, encoded_within, without_value
 from celeriac.drivers.sql.claims import SQLClaimStore
 from celeriac.drivers.sql.columns import MYSQL
 from celeriac.drivers.sql.database import Database, database
@@ -82,10 +82,8 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayK
 
     def _row(self, outcome: Outcome) -> Row:
         """Return the row of an outcome; if the server would refuse that as too large, of a failure that says so."""
-        data = self.codec.encode_outcome(outcome)
         largest, limit = self._accepts()
-        if len(data) > largest and (shorter := outcome.without_arguments()) is not outcome:
-            outcome, data = shorter, self.codec.encode_outcome(shorter)
+        outcome, data = encoded_within(self.codec, outcome, largest)
         if len(data) > largest:
             why = f"has {len(data):,} bytes, and {self.database.address} accepts {largest:,}{limit}."
             outcome = without_value(outcome, why)
