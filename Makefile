@@ -27,7 +27,7 @@ SLOW := tests/promises tests/test_worker_children.py tests/test_demo.py tests/te
 test-fast: .venv/.installed servers ## run most tests, in less than two minutes: nothing on RabbitMQ, and no promises
 	CELERIAC_TEST_TREES=200 $(BIN)/python -m pytest -n 2 $(SLOW:%=--ignore=%) -k 'not rabbit and not amqp'
 
-soak: .venv/.installed servers ## run the tests six times beside other work; a test that fails in one run fails here
+soak: .venv/.installed servers django ## run the tests six times beside other work; a test that fails in one run fails here
 	@mkdir -p build/soak; yes > /dev/null & one=$$!; yes > /dev/null & two=$$!; \
 	trap 'kill $$one $$two' EXIT; trap 'exit 130' INT TERM HUP; failed=0; \
 	for run in 1 2 3 4 5 6; do \
