@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -126,8 +127,8 @@ LOOKING = {
     "backend", "backend schema", "beat", "call", "completion", "demo", "explain", "hub", "hub clients", "hub keys",
     "keys", "mail", "mail test", "queues", "queues peek", "queues dead", "queues dead list", "report", "result",
     "schedules", "schedules list", "schedules next", "schedules show", "stats", "stats audit", "stats failures",
-    "stats series", "status", "tasks", "tasks show", "web", "web token", "web token add",
-    "web token list", "web token remove", "worker",
+    "stats series", "status", "tasks", "tasks show", "web", "web token", "web token list",
+    "worker",
 }  # fmt: skip
 """Commands that change nothing on the servers, send tasks, or are written down by what they call."""
 
@@ -161,6 +162,18 @@ def test_a_command_is_written_down_with_who_ran_it(app: Celeriac) -> None:
     assert paused["data"] == {"command": "celeriac queues pause", "arguments": {"queues": ["mail"]}}
     assert (resumed["id"], resumed["data"]["arguments"]) == (None, {"queues": ["mail", "default"]})
     assert "Resume paused queues." in command(app, "stats", "audit").stdout
+
+
+def test_who_makes_or_removes_a_token_is_written_down_without_it(app: Celeriac, tmp_path: Path) -> None:
+    app.conf.web_token_file = str(tmp_path / "tokens")
+    made = command(app, "web", "token", "add", "ci", "--scope", "viewer").stdout.strip()
+    assert command(app, "web", "token", "remove", "ci").exit_code == 0
+    events = {event["data"]["command"]: event for event in read(app, "stats", "audit")}
+    assert set(events) == {"celeriac web token add", "celeriac web token remove"}
+    assert {(event["id"], event["by"]) for event in events.values()} == {("ci", operator())}
+    assert events["celeriac web token add"]["data"]["arguments"]["scopes"] == ["viewer"]
+    assert made.startswith("clr_ci_")
+    assert made not in repr(events)
 
 
 @pytest.mark.parametrize("error", [BackendError("the history is away"), ImproperlyConfigured("a caller's key")])

@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from celeriac import __version__
+from celeriac.cli.audit import audited
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.log import set_up_logging
 from celeriac.cli.numbers import WholeNumber
@@ -125,6 +126,7 @@ def _expiry(context: click.Context, parameter: click.Parameter, value: str | Non
 @click.option("--print", "only_print", is_flag=True, help="Store nothing; also print the line for web_tokens.")
 @as_json
 @with_session
+@audited
 def add(session: Session, *, name: str, scopes: tuple[str, ...], expires_at: datetime | None, only_print: bool,
         as_json: bool) -> None:  # fmt: skip
     """Make a token named NAME, and print it. It is not shown again: only its hash is kept.
@@ -174,6 +176,7 @@ def list_tokens(session: Session, *, as_json: bool) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @as_json
 @with_session
+@audited
 def remove(session: Session, *, names: tuple[str, ...], as_json: bool) -> None:
     """Remove tokens. A running server refuses them from then on.
 
