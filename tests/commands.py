@@ -9,10 +9,19 @@ from click.testing import CliRunner, Result
 
 from celeriac import Celeriac
 from celeriac.cli import main
+from tests.patience import PATIENCE
 
-__all__ = ["command"]
+__all__ = ["command", "patient"]
 
 MODULE = "app_of_a_test"
+
+
+def patient(*arguments: str) -> tuple[str, ...]:
+    """Return the arguments, with a `--timeout` if the command asks workers, which may take their time, and has none."""
+    asks_no_worker = arguments[:2] in (("control", "revoke"), ("inspect", "scheduled"))
+    if arguments[0] not in ("control", "inspect", "status") or asks_no_worker or "--timeout" in arguments:
+        return arguments
+    return (*arguments, "--timeout", str(PATIENCE))
 
 
 def command(app: Celeriac, *arguments: str) -> Result:

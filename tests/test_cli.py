@@ -26,6 +26,7 @@ from celeriac.model.message import COROUTINE, PLAIN
 from celeriac.ports.broker import Action, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.tasks.shared import _apps
+from tests.commands import patient
 from tests.modules import forget_modules
 from tests.patience import PATIENCE, wait_for
 
@@ -83,10 +84,7 @@ def run(*arguments: str, **options: Any) -> Result:
 
 def shop(*arguments: str, **options: Any) -> Result:
     """Call the command for the shop; where a test does not say how long, workers may take their time to answer."""
-    asks_no_worker = arguments[:2] in (("control", "revoke"), ("inspect", "scheduled"))
-    if arguments[0] in ("control", "inspect", "status") and not asks_no_worker and "--timeout" not in arguments:
-        arguments = (*arguments, "--timeout", str(PATIENCE))
-    return run("-A", "shop", *arguments, **options)
+    return run("-A", "shop", *patient(*arguments), **options)
 
 
 def read(*arguments: str) -> Any:

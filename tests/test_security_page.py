@@ -16,7 +16,7 @@ from celeriac.app.control import COMMANDS as CHANNEL
 from celeriac.errors import AccessRefused, BrokerUnavailable
 from celeriac.inspector import Inspector
 from celeriac.testing import running_worker
-from tests.commands import command
+from tests.commands import command, patient
 from tests.patience import PATIENCE, wait_for
 from tests.promises.harness import set_stage
 from tests.rabbitmq_server import Place
@@ -56,7 +56,7 @@ def refused(what: Callable[[], Any], step: str) -> None:
 
 
 def refused_command(app: Celeriac, *arguments: str) -> None:
-    result = command(app, *arguments)
+    result = command(app, *patient(*arguments))
     assert result.exit_code == 1
     assert "docs/security.md" in result.output
 
@@ -144,7 +144,7 @@ def test_an_operator_on_redis_looks_commands_and_operates_in_the_prefix_alone(
         for arguments in (["status"], ["queues"], ["queues", "peek", "default"], ["queues", "pause", "mail"],
                           ["queues", "resume", "mail"], ["purge", "mail", "--yes"], ["inspect", "ping"], ["tasks"],
                           ["control", "rate-limit", "shop.add", "9/s"]):  # fmt: skip
-            assert command(operator, *arguments).exit_code == 0
+            assert command(operator, *patient(*arguments)).exit_code == 0
     server = operator.broker.server  # type: ignore[attr-defined]
     for forbidden in (("GET", "other"), ("FLUSHALL",), ("CONFIG", "GET", "dir"), ("KEYS", "*")):
         refused(lambda forbidden=forbidden: server.do(forbidden), GRANT)  # type: ignore[misc]
@@ -255,7 +255,7 @@ def test_an_operator_on_rabbitmq_looks_commands_and_operates(permitted: Callable
         for arguments in (["status"], ["queues"], ["queues", "peek", "default"], ["queues", "pause", "mail"],
                           ["queues", "resume", "mail"], ["purge", "mail", "--yes"], ["inspect", "ping"],
                           ["control", "rate-limit", "shop.add", "9/s"]):  # fmt: skip
-            assert command(operator, *arguments).exit_code == 0
+            assert command(operator, *patient(*arguments)).exit_code == 0
         assert len(operator.broker.complete(Inspector(operator, timeout=PATIENCE).ping()).values) == 1
 
 
