@@ -20,7 +20,8 @@ from celeriac.model.serialization import dumps_call
 from celeriac.testing import running_worker
 from tests.patience import PATIENCE, wait_for
 
-LIMITS = {"message_max_bytes": 1_000, "result_max_bytes": 2_000, "worker_message_max_bytes": 10_000}
+SIZES = {"message_max_bytes": 1_000, "result_max_bytes": 2_000, "worker_message_max_bytes": 10_000}
+LIMITS = {**SIZES, "broker_publish_timeout": PATIENCE}
 KEY = "k" * 40
 
 
@@ -72,7 +73,7 @@ def test_a_message_that_is_too_large_becomes_a_dead_letter_and_no_worker_ends(
     app: Celeriac, url: str, security: dict[str, Any]
 ) -> None:
     app.conf.security_keys = security.get("security_keys", [])
-    wide = dict.fromkeys(LIMITS, 1_000_000)
+    wide = {**LIMITS, **dict.fromkeys(SIZES, 1_000_000)}
     older = Celeriac("sizes", broker_url=url, environ={}, result_backend=app.conf.result_backend, **wide, **security)  # type: ignore[arg-type]
     older.send_task("length", ("x" * 9_000,))
     large = [older.send_task("length", ("x" * 10_000,)), older.send_task("length", ("x" * 500_000,))]
@@ -89,7 +90,7 @@ def test_a_message_that_is_too_large_becomes_a_dead_letter_and_no_worker_ends(
 
 
 def test_dead_letters_that_were_too_large_run_where_the_limit_is_higher(app: Celeriac, url: str) -> None:
-    wide = dict.fromkeys(LIMITS, 1_000_000)
+    wide = {**LIMITS, **dict.fromkeys(SIZES, 1_000_000)}
     roomy = Celeriac("sizes", broker_url=url, environ={}, result_backend=app.conf.result_backend, **wide)  # type: ignore[arg-type]
     roomy.task(name="length")(len)
     result = roomy.send_task("length", ("x" * 20_000,))
