@@ -18,8 +18,8 @@ __all__ = ["browser", "drain"]
 
 ISSUE = 20
 PAGES = 10
-TASKS, FEW_TASKS = 100_000, 4_000
-ROUNDS = 15
+TASKS, FEW_TASKS = 300_000, 4_000
+ROUNDS = 9
 CHILDREN = 2
 LONGEST = 600.0  # seconds for a drain
 START_SECONDS = 120.0  # for all pages to be open
