@@ -158,6 +158,9 @@ def test_a_monitor_on_redis_looks_and_changes_nothing(
         assert caller.tasks["shop.add"].apply_async((1, 2), task_id=MINE).get(timeout=PATIENCE) == 3
         for arguments in (["status"], ["inspect", "ping"], ["control", "shutdown"]):
             refused_command(monitor, *arguments)
+        shown = command(monitor, "status").stdout
+    assert re.search(r"^\S+ +not asked ", shown, re.MULTILINE)
+    assert re.search(r"^default +0 +0 +0 +0 +open *$", shown, re.MULTILINE)
     caller.tasks["shop.add"].apply_async((1, 2), countdown=0.001)
     caller.tasks["shop.add"].delay(1, 2)
     before = keys(shared_guarded_redis)

@@ -713,6 +713,33 @@ broker.publish([Message(id="2", task="t", body=b"x" * 1_000_000)])
     assert count(path) == 3
 
 
+@pytest.mark.parametrize(("free", "told"), [(0, "the disk is full"), (1 << 30, "disk I/O error")])
+def test_a_file_that_cannot_be_opened_on_a_full_disk_is_reported_so(
+    path: Path, open_broker: Open, free: int, told: str
+) -> None:
+    """The first process to open the file needs space for another one. A limit of the kernel refuses that, too."""
+    open_broker().publish([message()])
+    open_broker().close()
+    script = f"""
+import resource, shutil, signal
+from types import SimpleNamespace
+from celeriac.brokers.sqlite import connect
+from celeriac.model.clock import Clock
+from celeriac.errors import BrokerUnavailable
+from celeriac.model.message import Message
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+shutil.disk_usage = lambda path: SimpleNamespace(free={free})
+try:
+    connect("sqlite:///{path}", clock=Clock(), timeout=1.0, result_expires=None).publish([Message(id="2", task="t")])
+except BrokerUnavailable as error:
+    print("refused:", error)
+"""
+    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert found.stdout.startswith("refused:")
+    assert told in found.stdout
+
+
 def test_a_damaged_database_is_reported_as_damaged(path: Path, open_broker: Open) -> None:
     broker = open_broker()
     broker.publish([message(b"x" * 5000) for _ in range(50)])

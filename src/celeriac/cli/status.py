@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import msgspec
@@ -13,6 +13,7 @@ from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import duration, show
 from celeriac.documents import instant
+from celeriac.errors import CeleriacError
 from celeriac.inspector import Answers, Inspector, WorkerStats
 from celeriac.ports.operations import QueueCounts, WorkerInfo, labelled
 
@@ -35,16 +36,17 @@ def command(session: Session, *, timeout: float, as_json: bool) -> None:
     \b
     Exit codes:
       0  at least one worker replied
-      1  no worker replied
+      1  no worker replied, or none could be asked
     """
-    found, answers, queues = session.run(_look(session.inspector(timeout=timeout)))
-    workers = {label: _updated(worker, answers.values.get(label)) for label, worker in labelled(found).items()}
+    seen = session.run(_look(session.inspector(timeout=timeout)))
+    answers, queues = seen.answers, seen.queues
+    workers = {label: _updated(worker, answers.values.get(label)) for label, worker in labelled(seen.workers).items()}
     if as_json:
         emit({"workers": [_document(label, worker, answers) for label, worker in workers.items()],
               "queues": [msgspec.to_builtins(queue) for queue in queues]})  # fmt: skip
     else:
         show(["worker", "state", "pid", "host", "queues", "running", "up"],
-             [_row(label, worker, answers) for label, worker in workers.items()], title="Workers", empty="None.",
+             [_row(label, worker, seen) for label, worker in workers.items()], title="Workers", empty="None.",
              numbers=["pid", "running"])  # fmt: skip
         echo()
         served = {queue for worker in workers.values() for queue in worker.queues}
@@ -52,14 +54,31 @@ def command(session: Session, *, timeout: float, as_json: bool) -> None:
              [(queue.queue, queue.ready, queue.scheduled, queue.active, queue.dead, _state(queue, served))
               for queue in queues],
              title="Queues", numbers=["ready", "scheduled", "active", "dead"])  # fmt: skip
+    if seen.error is not None:
+        echo(f"Error: The workers cannot be asked: {seen.error}", err=True)
+        click.get_current_context().exit(1)
     if not answers.heard:
         what = "No worker replies" if workers else "No worker is running"
         echo(f"Error: {what}. Start one: {session.celeriac('worker')}", err=True)
         click.get_current_context().exit(1)
 
 
-async def _look(inspector: Inspector) -> tuple[list[WorkerInfo], Answers[WorkerStats], list[QueueCounts]]:
-    return await inspector.workers(), await inspector.stats(), await inspector.queues()
+class Seen(NamedTuple):
+    """What was found out."""
+
+    workers: list[WorkerInfo]
+    answers: Answers[WorkerStats]
+    queues: list[QueueCounts]
+    error: CeleriacError | None  # why the workers cannot be asked
+
+
+async def _look(inspector: Inspector) -> Seen:
+    """Look at workers and queues, and ask the workers: that writes to the broker, whose disk may be full."""
+    workers, queues = await inspector.workers(), await inspector.queues()
+    try:
+        return Seen(workers, await inspector.stats(), queues, None)
+    except CeleriacError as error:
+        return Seen(workers, Answers({}), queues, error)
 
 
 def _updated(worker: WorkerInfo, stats: WorkerStats | None) -> WorkerInfo:
@@ -74,9 +93,12 @@ def _running(stats: WorkerStats | None) -> int | None:
     return None if stats is None else sum(child.running for child in stats.pool.children)
 
 
-def _row(label: str, worker: WorkerInfo, answers: Answers[WorkerStats]) -> tuple[Any, ...]:
-    stats = answers.values.get(label)
-    state = "ready" if stats is not None else "replies with an error" if label in answers.errors else "silent"
+def _row(label: str, worker: WorkerInfo, seen: Seen) -> tuple[Any, ...]:
+    stats = seen.answers.values.get(label)
+    if seen.error is not None:
+        state = "not asked"
+    else:
+        state = "ready" if stats is not None else "replies with an error" if label in seen.answers.errors else "silent"
     busy = "" if stats is None else f"{_running(stats)} of {sum(stats.capacity.values())}"
     return (label, state, str(worker.pid), worker.host, ", ".join(worker.queues), busy,
             duration(stats.uptime if stats is not None else None))  # fmt: skip

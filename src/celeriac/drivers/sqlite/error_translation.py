@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 from types import TracebackType
 
@@ -12,6 +13,7 @@ from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable,
 __all__ = ["busy", "foreign", "taken", "translated", "unreadable"]
 
 TOO_MANY = (errno.EMFILE, errno.ENFILE)
+SPACE = 64 * 1024  # bytes that SQLite needs beside a file that nobody has open
 UNSTORABLE = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE, sqlite3.SQLITE_TOOBIG)
 
 
@@ -73,13 +75,21 @@ def _may_open_no_file() -> bool:
     return False
 
 
+def _is_full(path: str) -> bool:
+    """Return whether the disk is full: the first process to open a file makes others beside it, and fails otherwise."""
+    try:
+        return shutil.disk_usage(os.path.dirname(path) or ".").free < SPACE
+    except OSError:
+        return False
+
+
 def _primary_code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _translate(error: sqlite3.Error, path: str) -> Exception:
     code = _primary_code(error)
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
         return BrokerUnavailable(f"The database {path} cannot grow: the disk is full. Nothing was stored; "
                                  "free some disk space and call again.")  # fmt: skip
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
