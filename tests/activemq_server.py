@@ -16,8 +16,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
 from celeriac.brokers.queue_server.lease import QueueServerLease
 from celeriac.brokers.queue_server.topology import DEAD
@@ -33,6 +31,7 @@ from tests.certificates import Certificates
 from tests.clock import FakeClock
 from tests.patience import FOR_EVER, PATIENCE
 from tests.ports import free_ports
+from tests.server_process import missing
 from tests.signalling import send
 
 __all__ = ["STOMP_VARIABLE", "ActiveMQServer", "StompClock", "die", "elsewhere", "running_activemq", "timed"]
@@ -91,9 +90,7 @@ class ActiveMQServer:
 
     def __init__(self, folder: Path, others: bool = False) -> None:
         if not (HOME / "bin/activemq.jar").exists() or shutil.which("java") is None:
-            if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
-                pytest.fail(MISSING)
-            pytest.skip(MISSING)
+            missing(MISSING)
         self.folder = folder
         self.port, self.bare_port, self.tight_port, self.tls_port = free_ports(4)
         self.process: subprocess.Popen[bytes] | None = None

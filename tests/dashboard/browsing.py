@@ -13,7 +13,6 @@ makes the picture of the overview with which the README opens, in both themes, i
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shutil
 import sys
@@ -23,12 +22,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
 from celeriac import Celeriac
 from tests.dashboard.seeding import SHOP, seed
 from tests.patience import PATIENCE, wait_for
+from tests.server_process import missing
 from tests.web.served import Served
 
 __all__ = ["THEMES", "WIDTHS", "Watched", "chromium", "opened", "seeded", "shoot"]
@@ -47,10 +46,7 @@ def chromium() -> Iterator[Browser]:
     """A browser. Without one, the test is skipped."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
-        why = "no Chromium: apt-get install chromium"
-        if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
-            pytest.fail(why)
-        pytest.skip(why)
+        missing("no Chromium: apt-get install chromium")
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=found, args=FLAGS)
         expect.set_options(timeout=PATIENCE * 1000)

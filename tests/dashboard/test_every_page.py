@@ -22,6 +22,7 @@ from tests.dashboard.browsing import THEMES, WIDTHS, opened
 from tests.dashboard.places import LISTS, SIZES, Place, served_place
 from tests.dashboard.seeding import HOSTILE
 from tests.patience import FOR_EVER, PATIENCE
+from tests.server_process import missing
 
 AXE: Final = Path(__file__).resolve().parents[2] / ".venv/peers/axe/node_modules/axe-core/axe.min.js"
 SERIOUS: Final = ("serious", "critical")
@@ -172,7 +173,7 @@ def shoot(page: Page, folder: Path, path: str) -> None:
 
 def test_axe_is_there() -> None:
     if not AXE.exists():
-        pytest.skip("no axe-core: make servers")
+        missing("no axe-core: make servers")
     assert "axe v" in AXE.read_text(encoding="utf-8")[:100]
 
 
