@@ -26,7 +26,7 @@ from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.keys import new_key, parse_key
 from celeriac.model.message import PLAIN, Message, new_id
-from celeriac.ports.broker import Action, Settlement
+from celeriac.ports.broker import Action, Delivery, Lease, Settlement
 from celeriac.ports.operations import WorkerInfo
 from tests.activemq_server import ActiveMQServer, running_activemq
 from tests.patience import PATIENCE, eventually, in_time
@@ -425,6 +425,42 @@ def test_where_a_subscription_takes_its_message_along_each_is_for_one_and_ends_w
     line._active_at = 0.0
     line.is_idle()
     assert (connection.news(), line.held) == ([("finish", [("a0", "s1")])], [])
+
+
+async def test_what_a_worker_took_over_and_leaves_when_it_ends_counts_as_lost(
+    activemq: ActiveMQServer, servers: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ends its subscriptions one after the other, and may push what one had held to those that are left."""
+    here = broker(servers, activemq.url())
+    here.publish([message(acks_late=False)])
+    first: Any = await here.lease(WorkerInfo(name="dies"), 15.0, 3)
+    [found] = await first.receive(["default"], {PLAIN: 1}, PATIENCE)
+    lease: Any = await here.lease(WorkerInfo(name="ends"), 15.0, 3)
+    first.connection.abandon()
+    assert (await taken_over(lease)).lost
+    stomp = lease.connection.connection
+    [pushed] = lease.connection._unacked.values()
+    confirmed = stomp.confirmed
+
+    async def pushing(command: str) -> None:
+        pushed.window._took(Frame("MESSAGE", {"ack": "again", "redelivered": "true"}, pushed.body))
+        await confirmed(command)
+
+    monkeypatch.setattr(stomp, "confirmed", pushing)
+    await lease.end()
+    last = await here.lease(WorkerInfo(name="last"), 15.0, 3)
+    again = await taken_over(last)
+    assert (again.message.id, again.lost) == (found.message.id, True)
+    await last.end()
+
+
+async def taken_over(lease: Lease) -> Delivery:
+    """Return what a worker takes over; it receives nothing."""
+    while True:
+        assert await lease.receive(["default"], {PLAIN: 10}, 0.0) == []
+        if taken := await lease.sweep():
+            [one] = taken
+            return one
 
 
 @CODECS

@@ -171,11 +171,17 @@ class StompWorkerConnection(ConnectedWorker[StompTopology, AioConnection]):
                 window.acknowledged(window.held)
             await self._settled([window for window in self._windows.values() if window.takes_more])
         noted = self._synced
-        while late := [pushed.body for tag, pushed in self._unacked.items() if tag > noted]:
+        lost = {pushed.body for tag, pushed in self._unacked.items() if tag <= noted}
+
+        def later() -> list[bytes]:
+            """Return what was pushed since: also what was held until now, if its subscription has ended before others."""
+            return [pushed.body for tag, pushed in self._unacked.items() if tag > noted and pushed.body not in lost]
+
+        while late := later():
             noted = self._tags
             await self._uncounted.note(late)
         await self.connection.confirmed("DISCONNECT")
-        await self._uncounted.note([pushed.body for tag, pushed in self._unacked.items() if tag > noted])
+        await self._uncounted.note(later())
 
     # --- Everything else ------------------------------------------------------------------------------
 
