@@ -174,7 +174,7 @@ class StompWorkerConnection(ConnectedWorker[StompTopology, AioConnection]):
         lost = {pushed.body for tag, pushed in self._unacked.items() if tag <= noted}
 
         def later() -> list[bytes]:
-            """Return what was pushed since: also what was held until now, if its subscription has ended before others."""
+            """Return what was pushed since, but for what was held before: its subscription may end before others."""
             return [pushed.body for tag, pushed in self._unacked.items() if tag > noted and pushed.body not in lost]
 
         while late := later():
