@@ -11,12 +11,15 @@ from contextlib import contextmanager
 
 from celeriac.brokers.amqp10 import Amqp10Broker
 from celeriac.brokers.amqp10.transport import Amqp10Transport
+from celeriac.brokers.queue_server.journal import LineMade, writing
 from celeriac.brokers.queue_server.lease import QueueServerLease
+from celeriac.brokers.queue_server.transport import Procedure
 from celeriac.drivers.amqp10.connection import Item
 from celeriac.drivers.amqp10.links import Node
 from celeriac.drivers.amqp10.messages import encode
 from celeriac.drivers.amqp10.server import Server
 from celeriac.model.clock import Clock
+from celeriac.model.message import LANES
 from celeriac.ports.broker import Lease
 from tests.clock import FakeClock
 from tests.patience import PATIENCE
@@ -81,7 +84,7 @@ class Amqp10Clock(FakeClock):
 
 
 def empty(url: str) -> None:
-    """Remove what tests have left on a server."""
+    """Remove what tests have left on a server, but for its queues, which the journal names as if they were new."""
     broker = Amqp10Broker(Server(url, timeout=PATIENCE), Clock())
 
     async def remove() -> None:
@@ -94,8 +97,13 @@ def empty(url: str) -> None:
                 async with inspection.taking(address, 10_000) as taken:
                     taken.acknowledge([one.tag for one in taken.messages])
 
+    def name_queues() -> Procedure[None]:
+        usual = [broker.transport.topology.usual(queue, lane) for queue in QUEUES for lane in LANES]
+        yield from writing(broker.transport, [LineMade((line.queue, line.lane, line.priority)) for line in usual])
+
     broker.complete(broker.transport.learn())
     broker.complete(remove())
+    broker.complete(broker.transport.ado(name_queues))
     broker.close()
 
 

@@ -385,6 +385,18 @@ async def test_a_line_is_served_though_its_process_died_before_it_wrote_the_jour
     assert ids(await receive(await lease_on(place.broker(queue_type="quorum")))) == []  # the journal has the line
 
 
+async def test_a_queue_that_an_administrator_declared_is_counted_once_a_worker_has_served_it(place: Place) -> None:
+    declared = {"durable": True, "arguments": {"x-queue-type": "quorum"}}
+    for name in ("default", "default%2Fcoroutine"):
+        assert place.rabbit.ask("PUT", f"/api/queues/{quote(place.vhost)}/{name}", declared) is not None
+    lease = await lease_on(place.broker(queue_type="quorum"))
+    assert await receive(lease) == []
+    await lease.end()
+    operations = place.broker(queue_type="quorum").operations()
+    place.broker(queue_type="quorum").publish([message(), message()])
+    assert [(counts.queue, counts.ready) for counts in await operations.queues()] == [("default", 2)]
+
+
 async def test_messages_that_a_lease_returns_at_its_end_are_marked_for_they_may_have_been_settled(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

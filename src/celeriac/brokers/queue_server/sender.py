@@ -73,11 +73,13 @@ class Sender:
         """Send payloads to the current subscribers of a channel."""
         await self.transport.ado(lambda: self.transport.broadcast(channel, payloads))
 
-    def declare(self, lines: Iterable[Line], known: Container[Line] = ()) -> Procedure[None]:
-        """Declare lines that are missing, and write those to the journal that are not `known` to be in it.
+    def declare(self, lines: Iterable[Line], known: Container[Line] | None = None) -> Procedure[None]:
+        """Declare lines that are missing, and write lines to the journal.
 
-        The journal is written first: no worker consumes from a line that is not in it. If a line exists already, write
-        it again, once for each process: the process that declared it may have died before it wrote.
+        A worker writes those that are not `known` to be there: an administrator may have declared them. A sender does
+        not know. It writes what it declares, and of what exists the lines that no worker would look for otherwise, once
+        for each process: the process that declared one may have died before it wrote. The journal is written first: no
+        worker consumes from a line that is not in it.
         """
         transport = self.transport
         topology, declared = transport.topology, transport.declared
@@ -87,8 +89,13 @@ class Sender:
             topology.check(line.queue)
             if not (yield from transport.exists(topology.address(line))):
                 missing.add(line)
-        entries = [LineMade((line.queue, line.lane, line.priority)) for line in fresh if line not in known
-                   and (line in missing or line != topology.usual(line.queue, line.lane))]  # fmt: skip
+
+        def is_told(line: Line) -> bool:
+            if known is not None:
+                return line not in known
+            return line in missing or line != topology.usual(line.queue, line.lane)
+
+        entries = [LineMade((line.queue, line.lane, line.priority)) for line in filter(is_told, fresh)]
         if entries:
             yield from writing(transport, entries)
         for line in fresh:
