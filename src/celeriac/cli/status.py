@@ -63,7 +63,7 @@ def command(session: Session, *, timeout: float, as_json: bool) -> None:
         click.get_current_context().exit(1)
 
 
-class Seen(NamedTuple):
+class _Seen(NamedTuple):
     """What was found out."""
 
     workers: list[WorkerInfo]
@@ -72,13 +72,13 @@ class Seen(NamedTuple):
     error: CeleriacError | None  # why the workers cannot be asked
 
 
-async def _look(inspector: Inspector) -> Seen:
+async def _look(inspector: Inspector) -> _Seen:
     """Look at workers and queues, and ask the workers: that writes to the broker, whose disk may be full."""
     workers, queues = await inspector.workers(), await inspector.queues()
     try:
-        return Seen(workers, await inspector.stats(), queues, None)
+        return _Seen(workers, await inspector.stats(), queues, None)
     except CeleriacError as error:
-        return Seen(workers, Answers({}), queues, error)
+        return _Seen(workers, Answers({}), queues, error)
 
 
 def _updated(worker: WorkerInfo, stats: WorkerStats | None) -> WorkerInfo:
@@ -93,7 +93,7 @@ def _running(stats: WorkerStats | None) -> int | None:
     return None if stats is None else sum(child.running for child in stats.pool.children)
 
 
-def _row(label: str, worker: WorkerInfo, seen: Seen) -> tuple[Any, ...]:
+def _row(label: str, worker: WorkerInfo, seen: _Seen) -> tuple[Any, ...]:
     stats = seen.answers.values.get(label)
     if seen.error is not None:
         state = "not asked"
