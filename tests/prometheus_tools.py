@@ -11,6 +11,7 @@ from tests.server_process import missing
 
 __all__ = ["promtool"]
 
+
 def promtool(*arguments: str, folder: Path | None = None, given: str = "") -> str:
     """Run promtool; return what it prints. Fails the test if promtool finds a fault, or even gives advice."""
     found = shutil.which("promtool")

@@ -123,7 +123,7 @@ def _expiry(context: click.Context, parameter: click.Parameter, value: str | Non
               help="What it allows: a scope, or viewer, operator or admin; can be repeated.")  # fmt: skip
 @click.option("--expires", "expires_at", metavar="TIME", callback=_expiry,
               help="After this: 12h, 90d, 4w.  [default: never]")  # fmt: skip
-@click.option("--print", "only_print", is_flag=True, help="Store nothing; also print the line for web_tokens.")
+@click.option("--print", "only_print", is_flag=True, help="Do not store it; also print the line for web_tokens.")
 @as_json
 @with_session
 @audited

@@ -90,12 +90,12 @@ class Sender:
             if not (yield from transport.exists(topology.address(line))):
                 missing.add(line)
 
-        def is_told(line: Line) -> bool:
+        def is_written(line: Line) -> bool:
             if known is not None:
                 return line not in known
             return line in missing or line != topology.usual(line.queue, line.lane)
 
-        entries = [LineMade((line.queue, line.lane, line.priority)) for line in filter(is_told, fresh)]
+        entries = [LineMade((line.queue, line.lane, line.priority)) for line in filter(is_written, fresh)]
         if entries:
             yield from writing(transport, entries)
         for line in fresh:
