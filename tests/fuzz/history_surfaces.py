@@ -28,6 +28,10 @@ class HistorySurface(ABC):
     def put(self, kind: str, data: bytes) -> None:
         """Store bytes in a place of some kind."""
 
+    @abstractmethod
+    def clear(self) -> None:
+        """Remove all that is stored. Nobody uses it meanwhile."""
+
 
 class OnTables(HistorySurface):
     """Tables in a SQLite file, where any column takes anything."""
@@ -38,6 +42,10 @@ class OnTables(HistorySurface):
     def put(self, kind: str, data: bytes) -> None:
         with closing(sqlite3.connect(self.path, timeout=60)) as connection, connection:
             connection.execute(self.STATEMENTS[kind], {"id": new_id(), "data": data, "at": AT})
+
+    def clear(self) -> None:
+        for path in self.path.parent.glob(f"{self.path.name}*"):
+            path.unlink()
 
 
 class HistoryInSQLite(OnTables):
@@ -112,6 +120,9 @@ class HistoryInRedis(HistorySurface):
             ask("SET", f"celeriac:outcome:{id}", b"1" + data)
             ask("LPUSH", "celeriac:recent", id)
 
+    def clear(self) -> None:
+        self.server.ask("FLUSHALL")
+
 
 class HistoryInMongoDB(HistorySurface):
     """`mongodb://`."""
@@ -136,3 +147,7 @@ class HistoryInMongoDB(HistorySurface):
         collection, document = places[kind]
         with MongoClient(self.url) as client:
             client.get_default_database()[f"celeriac.{collection}"].insert_one({"_id": id, **document})
+
+    def clear(self) -> None:
+        with MongoClient(self.url) as client:
+            client.drop_database(client.get_default_database().name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ pytestmark = [pytest.mark.filterwarnings(LEFT), pytest.mark.usefixtures("collect
 
 FEW = 60  # inputs in `make test`
 EACH = 20  # inputs between two looks
+TOGETHER = 1_000  # inputs in one store: each look reads them all
 LOOKS = (["stats", "--ever"], ["stats", "failures"], ["tasks", "--task", "shop.*"], ["tasks"])
 GOOD: dict[str, dict[str, Any]] = {
     "attempt": {"id": "x", "task": "t", "queue": "q", "state": "FAILURE", "attempt": 1, "done_at": 1.8e9},
@@ -59,20 +60,26 @@ def test_bytes_in_rows_stop_neither_workers_nor_commands(
 ) -> None:
     fields, items = Mutator(seed), Mutator(seed, lambda value: msgspec.msgpack.encode(list(value.values())))
     corpus = [b"", b"junk", b"\xc1", b"[]", b'[10,0,"","","",""]', b"7:7:7", b"\xff" * 40]
-    app = Celeriac("shop", broker_url="memory://fuzz-history", result_backend=surface.url, environ={})
-    history = app.history
-    assert history is not None
-    for number in range(count):
-        if number % EACH == 0:
-            app.broker.complete(work(history, number // EACH + 1))
-            for arguments in LOOKS:
-                done = command(app, *arguments)
-                assert done.exit_code == 0, done.output
-        kind = KINDS[number % len(KINDS)]
-        good = GOOD.get(kind)
-        surface.put(kind, items.make(SUMS, corpus) if good is None else fields.make(good, corpus))
-    app.broker.complete(work(history, -(-count // EACH) + 1))
-    app.close()
+    for first in range(0, count, TOGETHER):
+        surface.clear()
+        app = Celeriac("shop", broker_url="memory://fuzz-history", result_backend=surface.url, environ={})
+        with closing(app):
+            for number in range(first, min(first + TOGETHER, count)):
+                if number % EACH == 0:
+                    look(app, (number - first) // EACH + 1)
+                kind = KINDS[number % len(KINDS)]
+                good = GOOD.get(kind)
+                surface.put(kind, items.make(SUMS, corpus) if good is None else fields.make(good, corpus))
+            look(app, (number - first) // EACH + 2)
+
+
+def look(app: Celeriac, times: int) -> None:
+    """Do what a worker does, for the n-th time, and run commands."""
+    assert app.history is not None
+    app.broker.complete(work(app.history, times))
+    for arguments in LOOKS:
+        done = command(app, *arguments)
+        assert done.exit_code == 0, done.output
 
 
 async def work(history: History, times: int) -> None:

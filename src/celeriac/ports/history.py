@@ -39,13 +39,14 @@ from celeriac.model.history import (
     decode_signature,
     encode,
 )
+from celeriac.model.repeated_warnings import RepeatedWarnings
 from celeriac.ports.claims import ClaimKeeper
 from celeriac.ports.history_sums import Row, SumStore
 
 __all__ = ["ALL", "MOST_COUNTED", "MOST_POINTS", "Counted", "History", "HistoryKeeper", "Limits", "Page", "Point",
            "Position", "Timeline", "cursor_of", "position_of", "samples_meant"]  # fmt: skip
 
-log = logging.getLogger("celeriac.history")
+warnings = RepeatedWarnings(logging.getLogger("celeriac.history"))
 
 Mark = tuple[Status, Instant, OptionalName]  # of a failure signature
 
@@ -304,7 +305,7 @@ class History(SumStore, ClaimKeeper):
             try:
                 yield decode_attempt(self.codec.open("history", value, "Attempt"))
             except Unreadable as error:
-                log.warning("An attempt of the history is unreadable: %s", error)
+                warnings.warn("An attempt of the history is unreadable: %s", error)
 
     def events_of(self, values: Iterable[bytes]) -> Iterator[Event]:
         """Return those stored events that can be read."""
@@ -312,14 +313,14 @@ class History(SumStore, ClaimKeeper):
             try:
                 yield decode_event(self.codec.open("history", value, "Event"))
             except Unreadable as error:
-                log.warning("An event of the history is unreadable: %s", error)
+                warnings.warn("An event of the history is unreadable: %s", error)
 
     def signature_of(self, value: bytes) -> FailureSignature | None:
         """Return a stored failure signature; None if it cannot be read."""
         try:
             return decode_signature(self.codec.open("history", value, "FailureSignature"))
         except Unreadable as error:
-            log.warning("A failure signature of the history is unreadable: %s", error)
+            warnings.warn("A failure signature of the history is unreadable: %s", error)
             return None
 
     def marked(self, one: FailureSignature, mark: Any) -> FailureSignature:
@@ -330,7 +331,7 @@ class History(SumStore, ClaimKeeper):
         try:
             status, at, by = msgspec.convert(mark, Mark, strict=False)
         except msgspec.ValidationError:
-            log.warning("The status of the failure signature %s is unreadable", one.signature)
+            warnings.warn("The status of the failure signature %s is unreadable", one.signature)
             return one
         return msgspec.structs.replace(one, status=status, marked_at=at, marked_by=by)
 

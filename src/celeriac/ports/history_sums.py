@@ -19,10 +19,11 @@ import msgspec
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.gate import Unreadable
 from celeriac.model.history import AGES, BY_SIGNATURE, COUNTERS, EVER, Key, Sums, decode_sums, encode
+from celeriac.model.repeated_warnings import RepeatedWarnings
 
 __all__ = ["Change", "Row", "SumStore", "WorkerState"]
 
-log = logging.getLogger("celeriac.history")
+warnings = RepeatedWarnings(logging.getLogger("celeriac.history"))
 
 FOLDED = 200  # rows, about, that `compact` folds in one step
 LOST_SECONDS = 7200.0  # a worker that was silent for so long writes nothing more to its slots
@@ -122,7 +123,7 @@ class SumStore(ABC):
         for row in rows:
             sums = self.open_sums(row)
             if sums is None:
-                log.warning("Sums of the history cannot be read and are dropped: %s", row.key)
+                warnings.warn("Sums of the history cannot be read and are dropped: %s", row.key)
                 continue
             for key in into(row.key):
                 merged.setdefault(key, Sums()).merge(sums)

@@ -33,13 +33,14 @@ from celeriac.model.history import (
     samples_only,
 )
 from celeriac.model.message import new_id
+from celeriac.model.repeated_warnings import RepeatedWarnings
 from celeriac.ports.claims import ClaimStore
 from celeriac.ports.history import History, Limits, Position, samples_meant
 from celeriac.ports.history_sums import Change, Row, WorkerState
 
 __all__ = ["MongoHistory"]
 
-log = logging.getLogger("celeriac.mongodb")
+warnings = RepeatedWarnings(logging.getLogger("celeriac.mongodb"))
 
 ATTEMPTS, SIGNATURES, EVENTS = "history.attempts", "history.signatures", "history.events"
 INDEXES: Final = {
@@ -247,7 +248,7 @@ def _positions(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[Position, bytes
             id, attempt = rest.rsplit(" ", 1)
             yield Position(int(at) / 1_000_000, id, int(attempt)), _value(row)
         except (ValueError, AttributeError):
-            log.warning("A document of the history names no attempt: %r", str(row["_id"])[:100])
+            warnings.warn("A document of the history names no attempt: %r", str(row["_id"])[:100])
 
 
 def _value(row: dict[str, Any]) -> bytes:

@@ -21,13 +21,14 @@ from celeriac.model.history import (
     Status,
 )
 from celeriac.model.message import new_id
+from celeriac.model.repeated_warnings import RepeatedWarnings
 from celeriac.ports.claims import ClaimStore
 from celeriac.ports.history import History, Limits, Position, samples_meant
 from celeriac.ports.history_sums import Change, Row, WorkerState
 
 __all__ = ["RedisHistory"]
 
-log = logging.getLogger("celeriac.redis")
+warnings = RepeatedWarnings(logging.getLogger("celeriac.redis"))
 
 BATCH: Final = 300  # attempts in one script call: Redis serves no other client meanwhile
 SLOTS: Final = 500  # hashes that are read in one round trip
@@ -155,7 +156,7 @@ class RedisHistory(History):
                 complete, folded, seen = value.split(b":")
                 found[lease.decode()] = WorkerState(int(complete), int(folded), float(seen))
             except ValueError:
-                log.warning("What the history knows of the worker %r is unreadable", lease[:100])
+                warnings.warn("What the history knows of the worker %r is unreadable", lease[:100])
         return found
 
     # --- Front ends -----------------------------------------------------------------------------------
@@ -284,7 +285,7 @@ def _rows(reply: Sequence[bytes]) -> list[Row]:
         try:
             found.append(Row(_read_field(field), value))
         except ValueError:
-            log.warning("A field of the history names no sums: %r", field[:100])
+            warnings.warn("A field of the history names no sums: %r", field[:100])
     return found
 
 

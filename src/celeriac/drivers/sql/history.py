@@ -39,13 +39,14 @@ from celeriac.model.history import (
     samples_only,
 )
 from celeriac.model.message import new_id
+from celeriac.model.repeated_warnings import RepeatedWarnings
 from celeriac.ports.claims import ClaimStore
 from celeriac.ports.history import History, Limits, Position, samples_meant
 from celeriac.ports.history_sums import Change, Row, WorkerState
 
 __all__ = ["SQLHistory"]
 
-log = logging.getLogger("celeriac.backends")
+warnings = RepeatedWarnings(logging.getLogger("celeriac.backends"))
 
 Result = TypeVar("Result")
 
@@ -238,7 +239,7 @@ class SQLHistory(History):
                 try:
                     found.append((position(name), bytes(value)))
                 except ValueError:
-                    log.warning("A row of the history names no attempt: %r", name[:100])
+                    warnings.warn("A row of the history names no attempt: %r", name[:100])
             if not found:
                 rows = await self.database.arows(query.where(table.c.name < rows[-1].name))
         return found
@@ -331,7 +332,7 @@ def _rows(found: Iterable[Any]) -> list[Row]:
         try:
             rows.append(Row(read_key(bytes(name)), bytes(value)))
         except ValueError:
-            log.warning("A row of the history names no sums: %r", bytes(name)[:100])
+            warnings.warn("A row of the history names no sums: %r", bytes(name)[:100])
     return rows
 
 

@@ -1,0 +1,50 @@
+"""A fault that is in many records is told once, and then counted."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from celeriac import Celeriac
+from celeriac.model import repeated_warnings
+from celeriac.model.repeated_warnings import RepeatedWarnings
+from celeriac.ports import history as ports_history
+
+
+@pytest.fixture
+def passed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list; the monotonic clock is the sum of what is in it."""
+    seconds = [0.0]
+    monkeypatch.setattr(repeated_warnings.time, "monotonic", lambda: sum(seconds))
+    return seconds
+
+
+def test_each_kind_is_told_at_once_and_then_once_a_minute_with_the_number_of_the_others(
+    passed: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    warnings = RepeatedWarnings(logging.getLogger("shop"))
+    for number in range(1_502):
+        warnings.warn("Row %d is bad", number)
+    warnings.warn("The file is 100 %% bad")
+    passed.append(61.0)
+    warnings.warn("Row %d is bad", 2000)
+    warnings.warn("The file is 100 %% bad")
+    assert [record.getMessage() for record in caplog.records] == [
+        "Row 0 is bad",
+        "The file is 100 % bad",
+        "Row 2000 is bad (1,501 more like this since the last such line)",
+        "The file is 100 % bad",
+    ]
+
+
+def test_a_history_of_another_version_does_not_fill_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ports_history, "warnings", RepeatedWarnings(logging.getLogger("celeriac.history")))
+    app = Celeriac("shop", broker_url="memory://another-version", environ={})
+    history = app.history
+    assert history is not None
+    assert list(history.attempts_of([b"junk"] * 1_000)) == []
+    assert len([one for one in caplog.records if "An attempt of the history is unreadable" in one.message]) == 1
+    app.close()
