@@ -20,6 +20,7 @@ from typing import Any, cast
 
 from celeriac.errors import AccessRefused, CeleriacError
 from celeriac.model.notices import own_channel, read_notice
+from celeriac.model.repeated_warnings import RepeatedWarnings
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import MISSED, Broker
 
@@ -38,6 +39,7 @@ class NoticeListener:
         self.listening = False
         self._broker = broker
         self._backend = backend
+        self._warnings = RepeatedWarnings(log)
         self._reset()
         _listeners.add(self)
 
@@ -91,9 +93,7 @@ class NoticeListener:
         try:
             ids = read_notice(broker.codec.open("notice", notice, channel))
         except ValueError as error:
-            if str(error) not in _told:
-                _told.add(str(error))
-                log.warning("Notices that cannot be read are ignored: %s", error)
+            self._warnings.warn("Notices that cannot be read are ignored: %s", error)
             return
         self._backend.wake(ids or None)
 
@@ -133,7 +133,6 @@ class _Thread:
 
 _listeners: weakref.WeakSet[NoticeListener] = weakref.WeakSet()
 _stopped: list[NoticeListener] = []  # for the time of a fork
-_told: set[str] = set()
 
 
 def _before_fork() -> None:

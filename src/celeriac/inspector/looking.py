@@ -21,6 +21,7 @@ from celeriac.model.clock import Duration, seconds
 from celeriac.model.message import Message, new_id
 from celeriac.model.options import count, several
 from celeriac.model.outcome import Outcome
+from celeriac.model.repeated_warnings import RepeatedWarnings
 from celeriac.ports.broker import MISSED
 from celeriac.ports.operations import Dead, QueueCounts, WorkerInfo, labelled
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Looking"]
 
-log = logging.getLogger("celeriac.inspector")
+warnings = RepeatedWarnings(logging.getLogger("celeriac.inspector"))
 
 T = TypeVar("T")
 
@@ -79,7 +80,7 @@ class Looking:
                         try:
                             reply = read_reply(self._app.broker.codec.open("reply", payload, channel))
                         except ValueError as error:
-                            log.warning("Ignored an unreadable reply to a control command: %s", error)
+                            warnings.warn("Ignored an unreadable reply to a control command: %s", error)
                             continue
                         replies[labels.get((reply.worker, reply.host, reply.pid), reply.worker)] = reply
                         if replies.keys() >= workers.keys():

@@ -25,6 +25,7 @@ from celeriac.errors import BrokerError
 from celeriac.model.filters import Filter
 from celeriac.model.history import AGES, SLOT, Attempt
 from celeriac.model.message import new_id
+from celeriac.model.repeated_warnings import RepeatedWarnings
 from celeriac.model.watching import CHANNELS, MOST_VALUES, read_told
 from celeriac.ports.broker import MISSED
 from celeriac.ports.history import Position, cursor_of, position_of
@@ -298,7 +299,7 @@ class _Feed:
                 await self._site.app.control.send("watch", {**self._watch, "seconds": 0.0})
 
     async def _listen(self) -> None:
-        broker = self._site.app.broker
+        broker, warnings = self._site.app.broker, RepeatedWarnings(log)
         # Listen before asking, so that nothing is missed.
         payloads = cast(AsyncGenerator[bytes, None], await broker.listen(self._channel))
         async with aclosing(payloads):
@@ -312,7 +313,7 @@ class _Feed:
                     try:
                         told = read_told(broker.codec.open("history", payload, self._channel))
                     except ValueError as error:
-                        log.warning("What a worker tells cannot be read, and is ignored: %s", error)
+                        warnings.warn("What a worker tells cannot be read, and is ignored: %s", error)
                         continue
                     for stream in self.streams:
                         stream.add(told.attempts, told.dropped)

@@ -21,6 +21,7 @@ from celeriac.app.control import COMMANDS, Command, Reply, encode, read_command
 from celeriac.errors import AccessRefused, BrokerError, CeleriacError, EncodeError, nearest
 from celeriac.lazy import LazyModule
 from celeriac.model.gate import Unreadable
+from celeriac.model.repeated_warnings import RepeatedWarnings
 from celeriac.ports.broker import MISSED, Broker
 from celeriac.worker.commands import COMMAND_HANDLERS, Controlled
 from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
@@ -75,7 +76,7 @@ class Repetitions:
 
 
 async def _listen(worker: Controlled, repetitions: Repetitions) -> None:
-    broker = worker.app.broker
+    broker, warnings = worker.app.broker, RepeatedWarnings(log)
     slow: set[asyncio.Task[None]] = set()  # replies of commands that take their time
     try:
         async with aclosing(await broker.listen(COMMANDS)) as commands:  # type: ignore[type-var]
@@ -89,7 +90,7 @@ async def _listen(worker: Controlled, repetitions: Repetitions) -> None:
                     if seals.is_sealed(payload):
                         repetitions.check(command, worker.app.clock.now())
                 except ValueError as error:
-                    log.warning("Ignored a control command that cannot be read: %s", error)
+                    warnings.warn("Ignored a control command that cannot be read: %s", error)
                     continue
                 if command.destination is not None and worker.name not in command.destination:
                     continue

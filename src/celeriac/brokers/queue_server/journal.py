@@ -20,6 +20,7 @@ from celeriac.model.clock import Clock
 from celeriac.model.codec import Codec
 from celeriac.model.gate import Instant, Name, reader
 from celeriac.model.message import Priority
+from celeriac.model.repeated_warnings import RepeatedWarnings
 
 __all__ = ["LOOKED_SECONDS", "Journal", "LineMade", "Looked", "Paused", "Revoked", "writing"]
 
@@ -78,8 +79,8 @@ class Journal:
         self.revoked: dict[str, float] = {}
         self.looks: dict[str, int] = {}  # by id: how many deliveries, as the server counts, were inspections
         self._looked_until: dict[str, float] = {}  # when these are forgotten; the soonest first
+        self._warnings = RepeatedWarnings(log)
         self._used: list[str] = []  # ids of which all followers must forget the looks
-        self._told: set[str] = set()  # why entries were ignored
         self._transport = transport
         self._clock = clock
         self._changed = changed
@@ -103,13 +104,11 @@ class Journal:
         return kept
 
     def _read(self, body: bytes) -> Entry | None:
-        """Return an entry from its bytes; None, told once for each reason, if it is unreadable."""
+        """Return an entry from its bytes; None if it is unreadable."""
         try:
             return _opened(body, self._transport.codec)
         except ValueError as error:
-            if str(error) not in self._told:
-                self._told.add(str(error))
-                log.warning("Entries of the journal are ignored: %s", error)
+            self._warnings.warn("Entries of the journal are ignored: %s", error)
             return None
 
     def forget_looks(self, id: str) -> None:

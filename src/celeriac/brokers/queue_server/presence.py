@@ -20,11 +20,13 @@ from celeriac.brokers.queue_server.transport import WorkerConnection
 from celeriac.errors import BrokerError
 from celeriac.model.gate import reader
 from celeriac.model.message import new_id
+from celeriac.model.repeated_warnings import RepeatedWarnings
 from celeriac.ports.operations import WorkerInfo
 
 __all__ = ["ANSWER_SECONDS", "Presence", "answer_roll_calls", "call_roll"]
 
 log = logging.getLogger("celeriac.brokers")
+warnings = RepeatedWarnings(log)
 
 CHANNEL = "roll"
 ANSWER_SECONDS = 3.0  # for workers to answer; a busy one answers late, and without its answer counts would be wrong
@@ -56,7 +58,7 @@ async def answer_roll_calls(connection: WorkerConnection, presence: Callable[[],
         try:
             start_job(partial(answer, body.decode()))
         except UnicodeDecodeError:
-            log.warning("A roll call of %d bytes names no channel and is ignored", len(body))
+            warnings.warn("A roll call of %d bytes names no channel and is ignored", len(body))
 
     await connection.follow(CHANNEL, called)
     await connection.announce()
@@ -79,7 +81,7 @@ async def call_roll(sender: Sender, present: int) -> list[Presence]:
                 try:
                     found.append(_read(sender.transport.codec.open("worker", answer)))
                 except ValueError as error:
-                    log.warning("The answer of a worker to a roll call is unreadable: %s", error)
+                    warnings.warn("The answer of a worker to a roll call is unreadable: %s", error)
     except TimeoutError:
         pass  # one is suspended, or shutting down: its lease will end
     finally:

@@ -10,6 +10,7 @@ from zlib import crc32
 from celeriac.model.codec import Codec
 from celeriac.model.message import Place
 from celeriac.model.outcome import Outcome
+from celeriac.model.repeated_warnings import RepeatedWarnings
 from celeriac.ports.workflows import Advance
 
 __all__ = ["CHANNELS", "addressed", "advance_parts", "announced", "channel_of", "encode", "end_parts",
@@ -20,7 +21,7 @@ CHANNELS = 64
 
 LONGEST_SIZE = 10  # digits
 
-log = logging.getLogger("celeriac.redis")
+warnings = RepeatedWarnings(logging.getLogger("celeriac.redis"))
 
 
 def encode(outcome: Outcome, codec: Codec) -> bytes:
@@ -53,8 +54,8 @@ def announced(payload: bytes) -> Iterator[tuple[str, bytes | None]]:
             size = payload[end : start - 1]
             at = start + (_size(size) if size else 0)
         except ValueError:
-            log.warning("A payload of %d bytes on a channel of ended tasks is unreadable; the rest of it is ignored",
-                        len(payload))  # fmt: skip
+            warnings.warn("A payload of %d bytes on a channel of ended tasks is unreadable; the rest of it is ignored",
+                          len(payload))  # fmt: skip
             return
         yield id, payload[start:at] if size else None
 
