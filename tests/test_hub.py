@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 import zmq
 
@@ -109,11 +110,11 @@ def broker(hub: HubServer) -> Iterator[HubBroker]:
 
 
 @contextmanager
-def dealer(hub: HubServer) -> Iterator[zmq.Socket[bytes]]:
-    """A client that says what it wants."""
+def dealer(hub: HubServer, unread: int = 1000) -> Iterator[zmq.Socket[bytes]]:
+    """A client that says what it wants. It takes in so many frames before they are read."""
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)
-    socket.linger = 0
+    socket.linger, socket.rcvhwm = 0, unread
     socket.rcvtimeo = int(PATIENCE * 1000)
     socket.connect(hub.bind)
     yield socket
@@ -518,6 +519,23 @@ def test_a_client_that_reads_no_answers_keeps_no_other_from_its_work(hub: HubSer
             say(socket, number, "operations.peek", "default", 20, 0, oldest=number)
         broker.publish([message("other")])
         assert ids(asyncio.run(broker.operations().peek("other", 5)))
+
+
+def test_a_hub_with_answers_for_a_client_that_reads_none_sleeps(own_hub: HubServer) -> None:
+    assert own_hub.process is not None
+    process = psutil.Process(own_hub.process.pid)
+    with dealer(own_hub, unread=1) as socket:
+        say(socket, 1, "broker.publish", [encode(message(body=b"x" * 500_000))])
+        for number in range(2, 200):
+            say(socket, number, "operations.peek", "default", 1, 0, oldest=number)
+        server = client(own_hub.url)
+
+        def sleeps() -> bool:
+            before = sum(process.cpu_times()[:2])
+            server.do("broker.heard", "nothing", 0, 1.0, wait=1.0)  # one second passes
+            return sum(process.cpu_times()[:2]) - before < 0.2
+
+        wait_for(sleeps, "the end of all requests")
 
 
 async def test_a_lease_that_is_gone_is_lost(broker: HubBroker) -> None:

@@ -74,7 +74,8 @@ class Hub:
         self._look_at = 0.0
         self._count = 0  # requests of this turn
         self._is_empty = False  # the router had nothing more, and its descriptor tells when there is something
-        self._unsent: dict[bytes, deque[bytes]] = {}  # by connection: answers for which there was no room
+        self._unsent: dict[bytes, _Unsent] = {}  # by connection
+        self._retry_at = 0.0  # when they are tried again
 
     def open(self) -> list[str]:
         """Bind, and open the file. Return the endpoints."""
@@ -145,8 +146,8 @@ class Hub:
                     answered = self._turns.run((first,) if is_one else chain((first,), coming), is_one)
                     self._pace.note(now, self._count, first.identity)
                 self._answer(answered)
-            if self._unsent:
-                self._send_rest()
+            if self._unsent and now >= self._retry_at:
+                self._send_rest(now)
             if now >= self._look_at:
                 self._look()
 
@@ -267,10 +268,14 @@ class Hub:
 
     def _send(self, identity: bytes, frame: bytes) -> None:
         """Send a frame. What a slow client has no room for is kept, up to a bound; it asks again for the rest."""
-        if (waiting := self._unsent.get(identity)) is not None:
-            if sum(map(len, waiting)) + len(frame) <= UNSENT_BYTES:
-                waiting.append(frame)
-            return
+        if (unsent := self._unsent.get(identity)) is not None:
+            if unsent.size + len(frame) <= UNSENT_BYTES:
+                unsent.add(frame)
+        elif not self._sends(identity, frame):
+            self._unsent[identity] = _Unsent(frame)
+
+    def _sends(self, identity: bytes, frame: bytes) -> bool:
+        """Send a frame, if there is room for it; return whether that is so. To who is gone, all is sent."""
         self._is_empty = False  # for all that is known: sending may take in what tells of new requests
         try:
             self._router.send(identity, MORE)
@@ -279,18 +284,18 @@ class Hub:
             if error.errno == zmq.EHOSTUNREACH:
                 self._clients.forget(identity)
             elif error.errno == zmq.EAGAIN:
-                self._unsent[identity] = deque([frame])
+                return False
             else:
                 raise
+        return True
 
-    def _send_rest(self) -> None:
-        for identity, frames in list(self._unsent.items()):
-            del self._unsent[identity]
-            while frames:
-                self._send(identity, frames.popleft())
-                if identity in self._unsent:
-                    self._unsent[identity].extend(frames)
-                    break
+    def _send_rest(self, now: float) -> None:
+        self._retry_at = now + RETRY_SECONDS
+        for identity, unsent in list(self._unsent.items()):
+            while unsent.frames and self._sends(identity, unsent.frames[0]):
+                unsent.drop()
+            if not unsent.frames:
+                del self._unsent[identity]
 
     def _infos(self) -> list[Client]:
         return self._clients.infos(self._sessions.counts, Counter(self._turns.broker.standing()))
@@ -310,6 +315,23 @@ class Hub:
         self._wake.close()
         self._woken.close()
         self._turns.close()
+
+
+class _Unsent:
+    """Answers for which a connection had no room."""
+
+    __slots__ = ("frames", "size")
+
+    def __init__(self, frame: bytes) -> None:
+        self.frames = deque([frame])
+        self.size = len(frame)
+
+    def add(self, frame: bytes) -> None:
+        self.frames.append(frame)
+        self.size += len(frame)
+
+    def drop(self) -> None:
+        self.size -= len(self.frames.popleft())
 
 
 def is_local(bind: str) -> bool:
