@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -100,6 +101,22 @@ def feed(app: Celeriac, process: psutil.Process, count: int, write: Callable[[in
             before = process.memory_info().rss
     assert app.tasks["shop.add"].delay(2, 2).get(timeout=PATIENCE) == 4
     assert process.memory_info().rss - before < GROWTH
+    wait_for(lambda: rests(process), "rest: something goes round in circles")
+
+
+def rests(process: psutil.Process) -> bool:
+    """Return whether a process and its children together have worked for less than a quarter of a second."""
+    before, _ = worked(process), time.sleep(1.0)
+    return worked(process) - before < 0.25
+
+
+def worked(process: psutil.Process) -> float:
+    """Return the CPU time of a process and its children, in seconds."""
+    total = 0.0
+    for one in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            total += sum(one.cpu_times()[:2])
+    return total
 
 
 def show(app: Celeriac, *ids: str) -> None:
