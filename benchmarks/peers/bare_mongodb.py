@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,15 +17,20 @@ class BareMongoDB(StorePeer):
     title = "bare pymongo"
     module = "pymongo"
     packages = ("pymongo",)
+    collection = "bare"
     settings = f"insert_many of {len(VALUE)} bytes each, unordered, acknowledged and journaled"
 
     def __init__(self) -> None:
         client: MongoClient[dict[str, Any]] = MongoClient(URL, w="majority", journal=True)
-        self._collection = client.get_database()["bare"]
+        self._collection = client.get_database()[self.collection]
 
     def store(self, ids: Sequence[str]) -> int:
-        now = datetime.now(UTC)
-        documents = [{"_id": id, "state": "SUCCESS", "final": True, "stored_at": now, "outcome": VALUE} for id in ids]
+        return self._insert(self._documents(ids, datetime.now(UTC)))
+
+    def _documents(self, ids: Sequence[str], now: datetime) -> Iterator[dict[str, Any]]:
+        return ({"_id": id, "state": "SUCCESS", "final": True, "stored_at": now, "outcome": VALUE} for id in ids)
+
+    def _insert(self, documents: Iterable[dict[str, Any]]) -> int:
         return len(self._collection.insert_many(documents, ordered=False).inserted_ids)
 
 

@@ -130,11 +130,12 @@ class Hub:
         self._let_in()  # a descriptor tells nothing before the first look
         busy, ran_at = 0, 0.0  # turns since the last look at the other descriptors; when the last turn began
         while not self._is_stopping:
-            if busy >= BUSY_TURNS or (self._is_empty and not self._spins()):
+            has_come = self._is_empty and busy < BUSY_TURNS and self._spins()
+            if self._is_empty or busy >= BUSY_TURNS:
                 self._wait(poller)
                 busy = 0
             self._count = 0
-            coming = self._receive()
+            coming = self._receive(has_come)
             first = next(coming, None)
             now = time.monotonic()
             if first is not None or now >= min(ran_at + IDLE_SECONDS, self._turns.polls.next_at()):
@@ -142,7 +143,7 @@ class Hub:
                 if first is None:
                     answered = self._turns.run(())
                 else:
-                    is_one = self._pace.is_single and not self._has_more()
+                    is_one = self._pace.is_single and (has_come or not self._has_more())
                     answered = self._turns.run((first,) if is_one else chain((first,), coming), is_one)
                     self._pace.note(now, self._count, first.identity)
                 self._answer(answered)
@@ -195,10 +196,13 @@ class Hub:
         self._is_empty = not has_more
         return has_more
 
-    def _receive(self) -> Iterator[Job]:
-        """Yield the requests that have come, as long as a turn may last."""
+    def _receive(self, has_come: bool) -> Iterator[Job]:
+        """Yield the requests that have come, as long as a turn may last. `has_come`: the first is known to be there."""
         size, router, now, end = 0, self._router, time.time(), time.monotonic() + TURN_SECONDS
-        while self._count < TURN_JOBS and size < TURN_BYTES and time.monotonic() < end and self._has_more():
+        while has_come or (
+            self._count < TURN_JOBS and size < TURN_BYTES and time.monotonic() < end and self._has_more()
+        ):
+            has_come = False
             identity = router.recv(NOW)
             peer = self._clients.known(identity)
             if peer is None:
@@ -261,10 +265,10 @@ class Hub:
     def _answer(self, jobs: list[Job]) -> None:
         for job in jobs:
             frame = encode_reply(job.number, job.kind, job.body)
+            self._send(job.identity, frame)
             session = job.session
             session.running.pop(job.number, None)
             session.keep(job.number, frame)
-            self._send(job.identity, frame)
 
     def _send(self, identity: bytes, frame: bytes) -> None:
         """Send a frame. What a slow client has no room for is kept, up to a bound; it asks again for the rest."""
