@@ -6,16 +6,18 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 
 from celeriac import Celeriac, group
 from celeriac.app.control import COMMANDS as CHANNEL
+from celeriac.canvas.tree import Step, Tree
 from celeriac.dashboard.calls import call_text
 from celeriac.errors import NotSupported, WorkerLost
 from celeriac.inspector import Inspector
-from celeriac.model.message import Link, Message, Place, new_id
+from celeriac.model.message import Link, Message, Place, encode, new_id
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Settlement
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan
@@ -177,6 +179,19 @@ async def test_a_node_that_can_be_neither_advanced_nor_removed_is_left_and_other
         add = app.tasks["shop.add"]
         other = (group(add.s(1, 1), add.s(2, 2)) | app.tasks["shop.total"].s()).delay()
         assert other.get(timeout=PATIENCE) == 6
+
+
+async def test_a_tree_that_is_stored_for_another_workflow_is_none_of_that_workflow(
+    app: Celeriac, caplog: pytest.LogCaptureFixture
+) -> None:
+    node, store = PendingNode(new_id(), 0), cast(Any, app.backend)
+    step = Step("a", "shop.add", msgspec.Raw(encode(Message(id="", task=""))))
+    store.plant(Plan(id=node.workflow, tree=Tree("w", "w", [step], 0).encode(), left=1))
+    end = Outcome(id=new_id(), task="t", state="SUCCESS", place=Place(node.workflow, node.node))
+    await store.conclude([NodeEnd(end, leaves_pending=True)])
+    with running_worker(app):
+        wait_for(lambda: f"Nothing follows node 0 of the workflow {node.workflow}" in caplog.text)
+    assert "it is that of the workflow 'w'" in caplog.text
 
 
 @pytest.mark.parametrize("body", BODIES)

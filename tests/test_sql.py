@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import create_mock_engine
+from sqlalchemy import create_mock_engine, insert, select
 from sqlalchemy.dialects.oracle.oracledb import OracleDialect_oracledb
 from sqlalchemy.sql import ClauseElement
 
@@ -111,6 +111,18 @@ class TestWorkflows(Everywhere, WorkflowConformance):
         backend.plant(plan("w", left=1, missing={1: 1}))
         assert await backend.conclude([end]) == [True]
         assert await backend.claim_pending(10, 5.0) == {PendingNode("w", 1): False}
+
+    @pytest.mark.parametrize("named", ["W", ""])
+    async def test_a_pending_node_whose_row_names_another_workflow_is_removed(self, ports: Ports, named: str) -> None:
+        backend = ports.backend
+        assert isinstance(backend, SQLBackend)
+        pending = backend.database.tables.pending
+        row = {"workflow": "w", "node": 0, "free_at": 0, "workflow_id": named.encode()}
+        backend.database.write(lambda connection: connection.execute(insert(pending).values(row)))
+        assert await backend.claim_pending(10, 5.0) == {}
+        ports.clock.advance(6.0)
+        assert await backend.claim_pending(10, 5.0) == {}
+        assert backend.database.write(lambda connection: connection.execute(select(pending)).all()) == []
 
     async def test_outcomes_that_never_expire_stay(self, opened: Open, clock: FakeClock, generic: bool) -> None:
         backend = opened(generic=generic, result_expires=None)

@@ -217,7 +217,10 @@ class Workflows:
         found, codec = {}, self._app.backend.codec
         for id, data in trees.items():
             try:
-                found[id] = decode_tree(codec.open("tree", data, id))
+                tree = decode_tree(codec.open("tree", data, id))
+                if tree.id != id:
+                    raise Unreadable(f"it is that of the workflow {tree.id!r}")
+                found[id] = tree
             except ValueError as error:
                 log.error("Cannot decode the stored tree of workflow %s: %s", id, error)
         with self._lock:

@@ -5,6 +5,7 @@ Each function works in the caller's transaction, so that an outcome is counted i
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
@@ -18,6 +19,8 @@ from celeriac.model.outcome import Outcome
 from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, Counts, NodeEnd, PendingNode, Plan
 
 __all__ = ["WorkflowTables"]
+
+log = logging.getLogger("celeriac.backends")
 
 EXPIRED_WORKFLOWS: Final = 100  # deleted in one transaction
 NEVER_CLAIMED: Final = 0
@@ -193,6 +196,10 @@ class WorkflowTables:
             values = {"of": workflow, "at": node, "seen": seen, "until": micros(until)}
             if connection.execute(self._claim, values).rowcount:  # otherwise another worker was faster
                 id = bytes(workflow_id).decode(errors="replace") if workflow_id is not None else workflow
+                if key(id) != workflow:
+                    log.error("Nothing follows node %d of the workflow %r: its row names another one", node, workflow)
+                    connection.execute(self._unpend, {"of": workflow, "at": node})
+                    continue
                 claimed[PendingNode(id, node)] = seen != NEVER_CLAIMED
         return claimed
 
