@@ -368,7 +368,8 @@ def test_a_countdown_counts_from_when_its_task_is_sent(app: Celeriac) -> None:
     store = app.broker.shared  # type: ignore[attr-defined]
     ((_, first, _),) = store.messages.values()
     assert first.due_at == pytest.approx(first.sent_at + 100, abs=1)
-    tree = app.workflows.cache({"": next(iter(store.workflows.values())).tree})[""]
+    ((id, workflow),) = store.workflows.items()
+    tree = app.workflows.cache({id: workflow.tree})[id]
     assert (tree.step(1).countdown, tree.step(1).expires) == (pytest.approx(5), pytest.approx(50))
     assert tree.step(1).message.due_at is None
 
