@@ -25,6 +25,11 @@ State = Order.State
 ADA = "ada@example.org"
 
 
+def letters() -> list[Any]:
+    """Return what was mailed to the customer. Whoever turns the clock past 6:00 UTC has sent the report of sales too."""
+    return [letter for letter in mail.outbox if letter.to == [ADA]]
+
+
 class Gateway:
     """The payment service: what it was asked, and how often it does not answer first."""
 
@@ -95,7 +100,7 @@ def test_an_order_is_paid_in_spite_of_a_faulty_gateway_then_packed_and_invoiced(
     celeriac_clock.advance(timedelta(minutes=1))
     assert bank.charged == [(str(order.key), Decimal("11.90"))] * 3
     assert (state(order), order.payment) == (State.PACKED, f"payment-{order.key}")
-    (letter,) = mail.outbox
+    (letter,) = letters()
     assert (letter.to, letter.subject) == ([ADA], f"Order {order.pk} is on its way")
     assert letter.body == "2 × Tea: 8.40\n1 × Cake: 3.50\nTotal: 11.90"
     told = Client().get(answer.json()["status"]).json()
@@ -180,7 +185,7 @@ def test_an_order_that_cannot_be_paid_is_neither_packed_nor_invoiced(
     order = Order.place(ADA, {tea: 1})
     last = fulfilment(order).delay()
     celeriac_clock.advance(timedelta(hours=1))
-    assert (len(bank.charged), state(order), mail.outbox) == (11, State.PLACED, [])
+    assert (len(bank.charged), state(order), letters()) == (11, State.PLACED, [])
     packing = AsyncResult(str(order.key))
     assert packing.state == last.state == "FAILURE"
     assert "does not answer" in packing.to_dict()["error"]["message"]
@@ -242,4 +247,4 @@ def test_the_admin_sends_invoices_of_packed_orders_again(
     answer = staff.post("/admin/orders/order/", form, follow=True)
     assert "Invoices are on their way: 1 of 2." in answer.content.decode()
     celeriac_clock.advance(1)
-    assert [(letter.to, letter.body) for letter in mail.outbox] == [([ADA], "2 × Tea: 8.40\nTotal: 8.40")]
+    assert [(letter.to, letter.body) for letter in letters()] == [([ADA], "2 × Tea: 8.40\nTotal: 8.40")]
