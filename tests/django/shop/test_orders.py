@@ -26,7 +26,7 @@ ADA = "ada@example.org"
 
 
 def letters() -> list[Any]:
-    """Return what was mailed to the customer. Whoever turns the clock past 6:00 UTC has sent the report of sales too."""
+    """Return what was mailed to the customer. A clock that passes 6:00 UTC has the report of sales sent too."""
     return [letter for letter in mail.outbox if letter.to == [ADA]]
 
 
