@@ -1,8 +1,9 @@
-"""A fault that is in many records is told once, and then counted."""
+"""A fault that is in many records is told a few times, and then counted."""
 
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,7 @@ from celeriac.ports import history as ports_history
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return a list; the monotonic clock is the sum of what is in it."""
     seconds = [0.0]
-    monkeypatch.setattr(repeated_warnings.time, "monotonic", lambda: sum(seconds))
+    monkeypatch.setattr(repeated_warnings, "time", SimpleNamespace(monotonic=lambda: sum(seconds)))
     return seconds
 
 

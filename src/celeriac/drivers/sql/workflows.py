@@ -197,7 +197,8 @@ class WorkflowTables:
             if connection.execute(self._claim, values).rowcount:  # otherwise another worker was faster
                 id = bytes(workflow_id).decode(errors="replace") if workflow_id is not None else workflow
                 if key(id) != workflow:
-                    log.error("Nothing follows node %d of the workflow %r: its row names another one", node, workflow)
+                    log.error("Nothing follows node %d of the workflow %r: the row of this pending node names another "
+                              "workflow, and is removed", node, workflow)  # fmt: skip
                     connection.execute(self._unpend, {"of": workflow, "at": node})
                     continue
                 claimed[PendingNode(id, node)] = seen != NEVER_CLAIMED
