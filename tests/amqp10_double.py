@@ -264,8 +264,12 @@ class Double(MessagingHandler):
         at = (message.annotations or {}).get(DELIVERY_TIME)
         entry = Entry(self.numbers, message, at / 1000 + self.offset if at else 0.0)  # its clock was set since
         self.queues.setdefault(name, Queue()).entries[entry.number] = entry  # it may have been deleted meanwhile
-        if entry.due > self.now():
-            self.container.schedule(max(0.001, entry.due - self.now()), _Later(lambda: self.serve(name)))
+        self.serve_from(name, entry.due)
+
+    def serve_from(self, name: str, due: float) -> None:
+        """Serve a queue now, and when a message in it is due: proton's timers may be early."""
+        if due > self.now():
+            self.container.schedule(max(0.001, due - self.now()), _Later(lambda: self.serve_from(name, due)))
         self.serve(name)
 
     def end_links(self, what: str, name: str) -> None:
