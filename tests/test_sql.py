@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from secrets import randbits
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import create_mock_engine, insert, select
+from sqlalchemy import Connection, create_mock_engine, insert, select
 from sqlalchemy.dialects.oracle.oracledb import OracleDialect_oracledb
 from sqlalchemy.sql import ClauseElement
 
@@ -167,6 +169,26 @@ def test_outcomes_are_sealed_where_the_app_has_keys(opened: Open) -> None:
     assert backend.save([sent]) == [True]
     assert backend.fetch(["a"]) == {"a": sent}
     assert other.fetch(["a"])["a"].state == states.FAILURE
+
+
+def test_a_connection_in_use_is_closed_after_its_backend(opened: Open) -> None:
+    database = opened().database
+    used: Future[Any] = Future()
+    closed: Future[None] = Future()
+
+    def look(connection: Connection) -> None:
+        used.set_result(connection.connection.dbapi_connection)
+        closed.result()
+        connection.execute(select(database.tables.version)).all()
+
+    with ThreadPoolExecutor(1) as threads:
+        looking = threads.submit(database.read, look)
+        raw = used.result()
+        database.close()
+        closed.set_result(None)
+        looking.result()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        raw.execute("SELECT 1")
 
 
 # --- Oracle: what it would be told --------------------------------------------------------------------

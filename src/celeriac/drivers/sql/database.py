@@ -10,7 +10,8 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, inspect, select
@@ -88,7 +89,7 @@ class Database:
             committing = False
             try:
                 engine = self._checked_engine()
-                with (engine if commit else self._reading or engine).connect() as connection:
+                with _lent(engine if commit else self._reading or engine) as connection:
                     result = work(connection)
                     committing = commit
                     if commit:
@@ -156,7 +157,7 @@ class Database:
 
     def _check(self, engine: Engine) -> None:
         """Make the tables, unless they exist; those of an older version get what they lack."""
-        with engine.connect() as connection:
+        with _lent(engine) as connection:
             tries = 0
             while True:
                 try:
@@ -198,6 +199,18 @@ class Database:
 
     def __repr__(self) -> str:
         return f"<Database {self.address}>"
+
+
+@contextmanager
+def _lent(engine: Engine) -> Iterator[Connection]:
+    """Lend a connection of the engine's pool. It is closed afterwards if the pool was, meanwhile, by `close`."""
+    pool = engine.pool
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        if engine.pool is not pool:
+            pool.dispose()
 
 
 def _pause(tries: int) -> float:
