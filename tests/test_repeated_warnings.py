@@ -11,6 +11,8 @@ from celeriac import Celeriac
 from celeriac.model import repeated_warnings
 from celeriac.model.repeated_warnings import MOST, RepeatedWarnings
 from celeriac.ports import history as ports_history
+from celeriac.ports import schedules as ports_schedules
+from celeriac.ports.schedules import Entry, decode_entry, encode_entry, readable
 
 
 @pytest.fixture
@@ -49,3 +51,15 @@ def test_a_history_of_another_version_does_not_fill_the_log(
     assert list(history.attempts_of([b"junk"] * 1_000)) == []
     assert len([one for one in caplog.records if "An attempt of the history is unreadable" in one.message]) == MOST
     app.close()
+
+
+def test_schedules_of_another_version_do_not_fill_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ports_schedules, "warnings", RepeatedWarnings(logging.getLogger("celeriac.schedules")))
+    good = Entry(name="good", cursor=0)
+    rows = [(f"bad {number}", b"junk") for number in range(1_000)]
+    assert readable([*rows, ("good", encode_entry(good)), *rows], decode_entry) == [good]
+    told = [one.getMessage() for one in caplog.records]
+    assert len(told) == MOST
+    assert told[0].startswith("The schedule 'bad 0' is unreadable: ")

@@ -10,17 +10,19 @@ then `change` publishes nothing, and a scheduler claims an entry, publishes, and
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from celeriac.errors import BackendError
-from celeriac.model.gate import Name, OptionalName, reader
+from celeriac.model.gate import Name, OptionalName, Unreadable, reader
 from celeriac.model.message import Message
+from celeriac.model.repeated_warnings import RepeatedWarnings
 from celeriac.ports.workflows import KEEPERS, Plan
 
 if TYPE_CHECKING:
@@ -28,7 +30,11 @@ if TYPE_CHECKING:
     from celeriac.ports.broker import Broker
 
 __all__ = ["Change", "Due", "Entry", "Moment", "ScheduleKeeper", "ScheduleStore", "decode_entry", "encode_entry",
-           "first_revision", "schedule_store"]  # fmt: skip
+           "first_revision", "readable", "schedule_store"]  # fmt: skip
+
+Row = TypeVar("Row")
+
+warnings = RepeatedWarnings(logging.getLogger("celeriac.schedules"))
 
 Moment: TypeAlias = Annotated[int, Meta(ge=-70_000_000_000_000, le=300_000_000_000_000)]
 """Milliseconds since the epoch, from before the year 1 to after the year 9999."""
@@ -104,6 +110,17 @@ class ScheduleStore(ABC):
 def first_revision() -> int:
     """Return the revision of a new entry: a random number, so that it is not one of an entry that had its name."""
     return int.from_bytes(os.urandom(5))
+
+
+def readable(rows: Iterable[tuple[str, Row]], entry_of: Callable[[Row], Entry]) -> list[Entry]:
+    """Return the entries of rows, which come with their names, and leave out and log what is unreadable."""
+    found = []
+    for name, row in rows:
+        try:
+            found.append(entry_of(row))
+        except Unreadable as error:
+            warnings.warn("The schedule %r is unreadable: %s", name, error)
+    return found
 
 
 class ScheduleKeeper(ABC):

@@ -22,7 +22,16 @@ from celeriac.drivers.mongodb.requests import SCHEDULES, Work, call, find, find_
 from celeriac.drivers.mongodb.server import Server
 from celeriac.model.clock import Clock
 from celeriac.model.gate import Unreadable
-from celeriac.ports.schedules import Change, Due, Entry, ScheduleStore, decode_entry, encode_entry, first_revision
+from celeriac.ports.schedules import (
+    Change,
+    Due,
+    Entry,
+    ScheduleStore,
+    decode_entry,
+    encode_entry,
+    first_revision,
+    readable,
+)
 
 __all__ = ["MongoScheduleStore"]
 
@@ -89,13 +98,7 @@ class MongoScheduleStore(ScheduleStore):
         return row if entry.next_at is None else {**row, "next_at": entry.next_at}
 
     def _read(self, rows: Sequence[dict[str, Any]]) -> list[Entry]:
-        found = []
-        for row in rows:
-            try:
-                found.append(self._decode(row))
-            except Unreadable as error:
-                log.warning("The schedule %r is unreadable: %s", row["_id"], error)
-        return found
+        return readable(((row["_id"], row) for row in rows), self._decode)
 
     def _decode(self, row: dict[str, Any]) -> Entry:
         name, revision, encoded = row["_id"], row.get("revision"), row.get("entry")

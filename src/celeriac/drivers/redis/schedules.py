@@ -12,7 +12,16 @@ from celeriac.drivers.redis.server import Server
 from celeriac.model.clock import Clock
 from celeriac.model.gate import Unreadable
 from celeriac.model.message import Message
-from celeriac.ports.schedules import Change, Due, Entry, ScheduleStore, decode_entry, encode_entry, first_revision
+from celeriac.ports.schedules import (
+    Change,
+    Due,
+    Entry,
+    ScheduleStore,
+    decode_entry,
+    encode_entry,
+    first_revision,
+    readable,
+)
 from celeriac.ports.workflows import Plan
 
 __all__ = ["RedisScheduleStore"]
@@ -61,8 +70,8 @@ class RedisScheduleStore(ScheduleStore):
 
     async def get(self, names: Sequence[str]) -> dict[str, Entry]:
         values = await self._server.ado(("HMGET", self._key(), *names)) if names else []
-        found = (self._decode(name, value) for name, value in zip(names, values, strict=True) if value is not None)
-        return {entry.name: entry for entry in found if entry is not None}
+        rows = [row for row in zip(names, values, strict=True) if row[1] is not None]
+        return {entry.name: entry for entry in readable(((row[0], row) for row in rows), self._decode)}
 
     async def page(self, after: str, limit: int) -> list[Entry]:
         first = f"({after}" if after else "-"
@@ -76,14 +85,14 @@ class RedisScheduleStore(ScheduleStore):
             self._server.script("schedules_due", self._server.moment(self._clock), limit)
         )
         entries, bad = [], []
-        for name, value in zip(rows[::2], rows[1::2], strict=True):
-            entry = self._decode(name.decode(errors="replace"), value)
-            if entry is None:
-                bad.append(name)
-            else:
-                entries.append(entry)
+        for key, value in zip(rows[::2], rows[1::2], strict=True):
+            name = key.decode(errors="replace")
+            try:
+                entries.append(self._decode((name, value)))
+            except Unreadable as error:
+                log.error("The schedule %r is unreadable and does not run: %s", name, error)
+                bad.append(key)
         if bad:
-            log.error("%d schedules are unreadable and do not run: %r …", len(bad), bad[0][:100])
             await self._server.ado(("ZREM", f"{self._key()}:next", *bad))
         return Due(int(now), entries, int(float(soonest)) if soonest else None)
 
@@ -101,18 +110,14 @@ class RedisScheduleStore(ScheduleStore):
     def _encode(self, entry: Entry) -> bytes:
         return self._server.codec.seal("schedule", encode_entry(entry), entry.name)
 
-    def _decode(self, name: str, value: bytes) -> Entry | None:
-        """Return an entry from its value; None, and the reason in the log, if it is unreadable."""
+    def _decode(self, row: tuple[str, bytes]) -> Entry:
+        name, value = row
         revision, _, raw = value.partition(b":")
-        try:
-            if not revision.isdigit() or len(revision) > LONGEST_REVISION:
-                raise Unreadable("it has no revision")
-            entry = decode_entry(self._server.codec.open("schedule", raw, name))
-            if entry.name != name:
-                raise Unreadable(f"it is the schedule {entry.name!r}")
-        except Unreadable as error:
-            log.warning("The schedule %r is unreadable: %s", name, error)
-            return None
+        if not revision.isdigit() or len(revision) > LONGEST_REVISION:
+            raise Unreadable("it has no revision")
+        entry = decode_entry(self._server.codec.open("schedule", raw, name))
+        if entry.name != name:
+            raise Unreadable(f"it is the schedule {entry.name!r}")
         return replace(entry, revision=int(revision))
 
 

@@ -15,7 +15,16 @@ from celeriac.drivers.sql.outcomes import PAGE, pages
 from celeriac.model.clock import Clock
 from celeriac.model.codec import Codec
 from celeriac.model.gate import Unreadable
-from celeriac.ports.schedules import Change, Due, Entry, ScheduleStore, decode_entry, encode_entry, first_revision
+from celeriac.ports.schedules import (
+    Change,
+    Due,
+    Entry,
+    ScheduleStore,
+    decode_entry,
+    encode_entry,
+    first_revision,
+    readable,
+)
 
 __all__ = ["SQLScheduleStore"]
 
@@ -117,13 +126,7 @@ class SQLScheduleStore(ScheduleStore):
         return Due(now, entries, soonest[0].next_at if soonest else None)
 
     async def _read(self, statement: Any) -> list[Entry]:
-        found = []
-        for row in await self._database.arows(statement):
-            try:
-                found.append(self.entry_of(row))
-            except Unreadable as error:
-                log.warning("The schedule %r is unreadable: %s", _name(row), error)
-        return found
+        return readable(((_name(row), row) for row in await self._database.arows(statement)), self.entry_of)
 
     def values(self, entry: Entry) -> dict[str, Any]:
         """Return what is stored of an entry, by column, besides its name and its revision."""

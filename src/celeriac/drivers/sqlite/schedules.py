@@ -12,7 +12,16 @@ from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.model.clock import Clock
 from celeriac.model.gate import Unreadable
-from celeriac.ports.schedules import Change, Due, Entry, ScheduleStore, decode_entry, encode_entry, first_revision
+from celeriac.ports.schedules import (
+    Change,
+    Due,
+    Entry,
+    ScheduleStore,
+    decode_entry,
+    encode_entry,
+    first_revision,
+    readable,
+)
 
 __all__ = ["SET_ASIDE", "Row", "SQLiteScheduleStore"]
 
@@ -90,13 +99,7 @@ class SQLiteScheduleStore(ScheduleStore):
         return Due(now, entries, soonest[0] if soonest is not None and isinstance(soonest[0], int) else None)
 
     def _read(self, query: str, parameters: tuple[object, ...]) -> list[Entry]:
-        found = []
-        for row in self._rows(query, parameters):
-            try:
-                found.append(self._decode(row))
-            except Unreadable as error:
-                log.warning("The schedule %r is unreadable: %s", row[0], error)
-        return found
+        return readable(((row[0], row) for row in self._rows(query, parameters)), self._decode)
 
     def _rows(self, query: str, parameters: tuple[object, ...]) -> list[Row]:
         return self._database.read(lambda connection: connection.execute(query, parameters).fetchall())

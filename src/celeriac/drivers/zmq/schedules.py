@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from celeriac.drivers.zmq.server import Server
 from celeriac.drivers.zmq.verbs import EntryRow, ScheduleChange
 from celeriac.model.gate import Unreadable
-from celeriac.ports.schedules import Change, Due, Entry, ScheduleStore, decode_entry, encode_entry
+from celeriac.ports.schedules import Change, Due, Entry, ScheduleStore, decode_entry, encode_entry, readable
 
 __all__ = ["HubSchedules"]
 
@@ -59,13 +59,7 @@ class HubSchedules(ScheduleStore):
         return Due(now, entries, soonest)
 
     def _entries(self, rows: Sequence[EntryRow]) -> list[Entry]:
-        found = []
-        for row in rows:
-            try:
-                found.append(self._entry(row))
-            except Unreadable as error:
-                log.warning("The schedule %r is unreadable: %s", row.name, error)
-        return found
+        return readable(((row.name, row) for row in rows), self._entry)
 
     def _row(self, entry: Entry) -> EntryRow:
         data = self._server.codec.seal("schedule", encode_entry(entry), entry.name)
