@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from celeriac import Celeriac
+from celeriac.brokers.queue_server import presence
 from celeriac.errors import CeleriacError
 from celeriac.model import pauses
 from celeriac.model.message import Message, new_id
@@ -61,6 +62,7 @@ def test_a_server_that_lies_stops_nobody(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(heartbeat, "LONGEST_PAUSE", SHORT)
+    monkeypatch.setattr(presence, "ANSWER_SECONDS", SOON)  # for a worker that was lied to, and will not answer
     url, _, proxy = proxied
     random = Random(seed)
     results = f"sqlite:///{tmp_path}/results.db"  # what is sent to a caller that was cut off may be lost
