@@ -178,121 +178,121 @@ class WorkflowConformance:
     """What a backend that keeps workflows does with them."""
 
     async def test_workflows_are_changed_by_several_threads_at_once(self, ports: Ports) -> None:
-        ports.backend.plant(plan("w", left=40, missing={40: 40}))
+        ports.workflows.plant(plan("w", left=40, missing={40: 40}))
         ends = [node_end("w", number, join=40, leaves_pending=number % 2 == 0) for number in range(40)]
         parts = [ends[start::4] for start in range(4)]
-        await asyncio.gather(*[asyncio.to_thread(asyncio.run, ports.backend.conclude(part)) for part in parts])
-        claimed = await asyncio.gather(*[ports.backend.claim_pending(30, 60.0) for _ in range(2)])
+        await asyncio.gather(*[asyncio.to_thread(asyncio.run, ports.workflows.conclude(part)) for part in parts])
+        claimed = await asyncio.gather(*[ports.workflows.claim_pending(30, 60.0) for _ in range(2)])
         nodes = [item.node for found in claimed for item in found]
         assert sorted(nodes) == [*range(0, 40, 2), 40]
 
     async def test_a_tree_is_kept_until_it_is_uprooted(self, ports: Ports) -> None:
-        ports.backend.plant(plan("a", tree=b"1"))
-        await ports.backend.aplant(plan("b", tree=b"2"))
-        assert ports.backend.trees(["a", "b", "nobody"]) == {"a": b"1", "b": b"2"}
-        await ports.backend.aplant(plan("a", tree=b"3"))
-        ports.backend.uproot(["b"])
-        assert await ports.backend.atrees(["a", "b"]) == {"a": b"3"}
-        assert ports.backend.trees([]) == {}
-        ports.backend.plant(plan("../c d", tree=b"4"))
-        assert ports.backend.trees(["../c d", "../nobody"]) == {"../c d": b"4"}
+        ports.workflows.plant(plan("a", tree=b"1"))
+        await ports.workflows.aplant(plan("b", tree=b"2"))
+        assert ports.workflows.trees(["a", "b", "nobody"]) == {"a": b"1", "b": b"2"}
+        await ports.workflows.aplant(plan("a", tree=b"3"))
+        ports.workflows.uproot(["b"])
+        assert await ports.workflows.atrees(["a", "b"]) == {"a": b"3"}
+        assert ports.workflows.trees([]) == {}
+        ports.workflows.plant(plan("../c d", tree=b"4"))
+        assert ports.workflows.trees(["../c d", "../nobody"]) == {"../c d": b"4"}
 
     async def test_a_workflow_that_may_be_there_is_planted_again_without_harm(self, ports: Ports) -> None:
         chord = plan("w", tree=b"1", left=2, missing={5: 2})
-        await ports.backend.aplant(chord, again=True)
-        assert await ports.backend.conclude([node_end("w", 0, join=5)]) == [True]
-        assert await ports.backend.conclude([node_end("w", 3, leaves_pending=True)]) == [True]
-        await ports.backend.aplant(chord, again=True)
-        ports.backend.plant(plan("w", tree=b"2", left=9), again=True)
-        assert ports.backend.trees(["w"]) == {"w": b"1"}
-        assert await ports.backend.conclude([node_end("w", 1, join=5)]) == [True]
-        assert [item.node for item in await ports.backend.claim_pending(10, 5.0)] == [3, 5]
+        await ports.workflows.aplant(chord, again=True)
+        assert await ports.workflows.conclude([node_end("w", 0, join=5)]) == [True]
+        assert await ports.workflows.conclude([node_end("w", 3, leaves_pending=True)]) == [True]
+        await ports.workflows.aplant(chord, again=True)
+        ports.workflows.plant(plan("w", tree=b"2", left=9), again=True)
+        assert ports.workflows.trees(["w"]) == {"w": b"1"}
+        assert await ports.workflows.conclude([node_end("w", 1, join=5)]) == [True]
+        assert [item.node for item in await ports.workflows.claim_pending(10, 5.0)] == [3, 5]
 
     async def test_a_workflow_that_has_expired_is_planted_again_as_if_new(self, ports: Ports) -> None:
-        ports.backend.plant(plan("w", tree=b"1", left=1))
-        await ports.backend.conclude([node_end("w", 0)])
+        ports.workflows.plant(plan("w", tree=b"1", left=1))
+        await ports.workflows.conclude([node_end("w", 0)])
         ports.clock.advance(86400.0 + 1)
         await (await ports.lease()).sweep()
-        await ports.backend.aplant(plan("w", tree=b"2", left=1), again=True)
-        assert ports.backend.trees(["w"]) == {"w": b"2"}
+        await ports.workflows.aplant(plan("w", tree=b"2", left=1), again=True)
+        assert ports.workflows.trees(["w"]) == {"w": b"2"}
 
     async def test_workflows_that_have_not_ended_are_listed_the_latest_first(self, ports: Ports) -> None:
         if not await lists_unfinished(ports):
             return
         for id, left in (("a", 1), ("b", 2), ("c", 2), ("d", 1)):
-            ports.backend.plant(plan(id, left=left))
+            ports.workflows.plant(plan(id, left=left))
             ports.clock.advance(1)
-        await ports.backend.conclude([node_end("a", 0), node_end("b", 0, leaves_pending=True)])
-        found = await ports.backend.unfinished(10)
+        await ports.workflows.conclude([node_end("a", 0), node_end("b", 0, leaves_pending=True)])
+        found = await ports.workflows.unfinished(10)
         assert found in (["b", "d", "c"], ["d", "c", "b"])  # by their last change, or as they were sent
-        assert await ports.backend.unfinished(2) == found[:2]
-        await ports.backend.advance([Advance(pending=PendingNode("b", 0), outcomes=[node_end("b", 1).outcome])])
-        ports.backend.uproot(["c"])
-        assert await ports.backend.unfinished(10) == ["d"]
-        ports.backend.plant(plan("a", left=1))  # which is run again
-        assert sorted(await ports.backend.unfinished(10) or []) == ["a", "d"]
+        assert await ports.workflows.unfinished(2) == found[:2]
+        await ports.workflows.advance([Advance(pending=PendingNode("b", 0), outcomes=[node_end("b", 1).outcome])])
+        ports.workflows.uproot(["c"])
+        assert await ports.workflows.unfinished(10) == ["d"]
+        ports.workflows.plant(plan("a", left=1))  # which is run again
+        assert sorted(await ports.workflows.unfinished(10) or []) == ["a", "d"]
 
     async def test_a_workflow_that_has_expired_is_listed_no_more(self, ports: Ports) -> None:
         if not await lists_unfinished(ports):
             return
-        ports.backend.plant(plan("w", left=1))
-        assert await ports.backend.unfinished(10) == ["w"]
+        ports.workflows.plant(plan("w", left=1))
+        assert await ports.workflows.unfinished(10) == ["w"]
         ports.clock.advance(UNFINISHED_SECONDS + 1)
         await (await ports.lease()).sweep()
-        assert await ports.backend.unfinished(10) == []
+        assert await ports.workflows.unfinished(10) == []
 
     async def test_the_last_member_makes_its_join_due_and_each_counts_once(self, ports: Ports) -> None:
-        ports.backend.plant(plan("w", left=2, missing={5: 2}))
+        ports.workflows.plant(plan("w", left=2, missing={5: 2}))
         first, second = node_end("w", 0, join=5), node_end("w", 1, join=5)
-        assert await ports.backend.conclude([first, first]) == [True, False]
-        assert await ports.backend.conclude([first]) == [False]
-        assert await ports.backend.claim_pending(10, 5.0) == {}
-        assert await ports.backend.conclude([second]) == [True]
-        assert await ports.backend.claim_pending(10, 5.0) == {PendingNode("w", 5): False}
+        assert await ports.workflows.conclude([first, first]) == [True, False]
+        assert await ports.workflows.conclude([first]) == [False]
+        assert await ports.workflows.claim_pending(10, 5.0) == {}
+        assert await ports.workflows.conclude([second]) == [True]
+        assert await ports.workflows.claim_pending(10, 5.0) == {PendingNode("w", 5): False}
         assert ports.backend.fetch([second.outcome.id]) == {second.outcome.id: second.outcome}
 
     async def test_what_is_due_is_one_workers_for_a_while_and_then_anybodys(self, ports: Ports) -> None:
-        ports.backend.plant(plan("w", left=3))
-        await ports.backend.conclude([node_end("w", number, leaves_pending=True) for number in range(3)])
-        taken = await ports.backend.claim_pending(2, 5.0)
+        ports.workflows.plant(plan("w", left=3))
+        await ports.workflows.conclude([node_end("w", number, leaves_pending=True) for number in range(3)])
+        taken = await ports.workflows.claim_pending(2, 5.0)
         assert len(taken) == 2
-        (third,) = await ports.backend.claim_pending(2, 60.0)
+        (third,) = await ports.workflows.claim_pending(2, 60.0)
         assert {*taken, third} == {PendingNode("w", number) for number in range(3)}
-        assert await ports.backend.claim_pending(10, 5.0) == {}
+        assert await ports.workflows.claim_pending(10, 5.0) == {}
         ports.clock.advance(6)
-        assert await ports.backend.claim_pending(10, 5.0) == dict.fromkeys(taken, True)
+        assert await ports.workflows.claim_pending(10, 5.0) == dict.fromkeys(taken, True)
 
     async def test_an_advance_is_done_once(self, ports: Ports) -> None:
-        ports.backend.plant(plan("w", left=2, missing={3: 1, 4: 2}))
-        await ports.backend.conclude([node_end("w", 0, leaves_pending=True)])
+        ports.workflows.plant(plan("w", left=2, missing={3: 1, 4: 2}))
+        await ports.workflows.conclude([node_end("w", 0, leaves_pending=True)])
         ended = node_end("w", 1).outcome
         advance = Advance(pending=PendingNode("w", 0), outcomes=[ended], joins=[3, 4])
-        assert await ports.backend.advance([advance, advance]) == [True, False]
-        assert await ports.backend.advance([Advance(pending=PendingNode("w", 9))]) == [False]
-        assert await ports.backend.claim_pending(10, 5.0) == {PendingNode("w", 3): False}
+        assert await ports.workflows.advance([advance, advance]) == [True, False]
+        assert await ports.workflows.advance([Advance(pending=PendingNode("w", 9))]) == [False]
+        assert await ports.workflows.claim_pending(10, 5.0) == {PendingNode("w", 3): False}
         assert ports.backend.fetch([ended.id]) == {ended.id: ended}
 
     async def test_a_node_of_another_workflow_ends_as_if_it_were_settled(self, ports: Ports) -> None:
-        ports.backend.plant(plan("inner", left=1))
-        ports.backend.plant(plan("outer", left=1, missing={2: 1}))
-        await ports.backend.conclude([node_end("inner", 0, leaves_pending=True)])
+        ports.workflows.plant(plan("inner", left=1))
+        ports.workflows.plant(plan("outer", left=1, missing={2: 1}))
+        await ports.workflows.conclude([node_end("inner", 0, leaves_pending=True)])
         stands_for = node_end("outer", 1, join=2).outcome
-        await ports.backend.advance([Advance(pending=PendingNode("inner", 0), outcomes=[stands_for])])
-        assert set(await ports.backend.claim_pending(10, 5.0)) == {PendingNode("outer", 1), PendingNode("outer", 2)}
+        await ports.workflows.advance([Advance(pending=PendingNode("inner", 0), outcomes=[stands_for])])
+        assert set(await ports.workflows.claim_pending(10, 5.0)) == {PendingNode("outer", 1), PendingNode("outer", 2)}
 
     async def test_nothing_follows_in_a_workflow_that_is_gone(self, ports: Ports) -> None:
-        assert await ports.backend.conclude([node_end("gone", 0, join=1, leaves_pending=True)]) == [True]
-        assert await ports.backend.claim_pending(10, 5.0) == {}
-        assert ports.backend.trees(["gone"]) == {}
+        assert await ports.workflows.conclude([node_end("gone", 0, join=1, leaves_pending=True)]) == [True]
+        assert await ports.workflows.claim_pending(10, 5.0) == {}
+        assert ports.workflows.trees(["gone"]) == {}
 
     async def test_a_finished_workflow_expires_as_outcomes_do_and_another_later(self, ports: Ports) -> None:
-        ports.backend.plant(plan("finished", left=1))
-        ports.backend.plant(plan("unfinished", left=2))
-        await ports.backend.conclude([node_end("finished", 0), node_end("unfinished", 0)])
+        ports.workflows.plant(plan("finished", left=1))
+        ports.workflows.plant(plan("unfinished", left=2))
+        await ports.workflows.conclude([node_end("finished", 0), node_end("unfinished", 0)])
         for seconds, left in ((86400.0 + 1, {"unfinished"}), (UNFINISHED_SECONDS, set())):
             ports.clock.advance(seconds)
             await (await ports.lease()).sweep()
-            assert set(ports.backend.trees(["finished", "unfinished"])) == left
+            assert set(ports.workflows.trees(["finished", "unfinished"])) == left
 
 
 class JoinedConformance:
@@ -300,7 +300,7 @@ class JoinedConformance:
 
     async def test_a_joined_broker_settles_the_ends_of_nodes(self, ports: Ports) -> None:
         assert ports.broker.joins(ports.backend)
-        ports.backend.plant(plan("w", left=2, missing={5: 2}))
+        ports.workflows.plant(plan("w", left=2, missing={5: 2}))
         lease = await ports.lease()
         ends = [node_end("w", number, join=5) for number in range(2)]
         following = Message(id=new_id(), task="t")
@@ -317,11 +317,11 @@ class JoinedConformance:
             found = await lease.receive(["default"], {"plain": 9}, 0.0)
             assert [item.message.id for item in found] == ([following.id] if not again else [])
             await lease.settle([Settlement(delivery=item) for item in found])
-            assert await ports.backend.claim_pending(10, 5.0) == ({PendingNode("w", 5): False} if not again else {})
+            assert await ports.workflows.claim_pending(10, 5.0) == ({PendingNode("w", 5): False} if not again else {})
 
     async def test_a_joined_broker_advances_with_the_messages(self, ports: Ports) -> None:
-        ports.backend.plant(plan("w", left=2))
-        await ports.backend.conclude([node_end("w", 0, leaves_pending=True)])
+        ports.workflows.plant(plan("w", left=2))
+        await ports.workflows.conclude([node_end("w", 0, leaves_pending=True)])
         lease = await ports.lease()
         messages = [Message(id=new_id(), task="t"), Message(id=new_id(), task="t", due_at=ports.clock.now() + 60)]
         advance = Advance(pending=PendingNode("w", 0), outcomes=[node_end("w", 1).outcome], messages=messages)
@@ -342,5 +342,5 @@ def node_end(workflow: str, node: int, join: int = -1, leaves_pending: bool = Fa
 
 async def lists_unfinished(ports: Ports) -> bool:
     """Say whether the backend lists workflows that have not ended: neither more nor less than its tests expect."""
-    assert (await ports.backend.unfinished(10) is not None) == ports.lists_unfinished
+    assert (await ports.workflows.unfinished(10) is not None) == ports.lists_unfinished
     return ports.lists_unfinished

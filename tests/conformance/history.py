@@ -252,7 +252,7 @@ class HistoryConformance:
     # --- Signatures -----------------------------------------------------------------------------------
 
     async def test_signatures_are_merged_and_counted(self, history: History) -> None:
-        failed = {"state": "FAILURE", "error": "E", "signature": "f00d"}
+        failed: dict[str, Any] = {"state": "FAILURE", "error": "E", "signature": "f00d"}
         one = batch({key(**failed): 3}, signatures=[failure(ids=["x"], workers=["a"])], complete=START)
         await history.record(one, START)
         await fold(history, START + 20)
