@@ -151,7 +151,8 @@ def test_replies_survive_the_loss_of_the_node_that_leads_their_queue(stage: Stag
     ground = stage.ground
     assert isinstance(ground, RabbitClusterGround)
     ground.next = number
-    app = Celeriac("caller", broker_url=ground.environment["CELERIAC_BROKER_URL"], result_backend="rpc://")
+    url = ground.environment["CELERIAC_BROKER_URL"]
+    app = Celeriac("caller", broker_url=url, result_backend="rpc://", environ={})
 
     @app.task(name="echo")
     def echo(value: int) -> int:
