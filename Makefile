@@ -38,7 +38,7 @@ soak: .venv/.installed servers django ## run the tests six times beside other wo
 chaos: .venv/.installed servers ## 100,000 tasks on each broker while all is killed at random; and the promised times exactly
 	$(BIN)/python -m pytest -p no:randomly -s tests/promises/test_chaos.py --chaos
 	$(BIN)/python -m pytest -p no:randomly -s --chaos tests/web/test_idempotency.py
-	$(BIN)/python -m pytest -p no:randomly --chaos tests/test_brokers.py -k 'stomp-rabbitmq or amqp-store or amqp-classic'
+	$(BIN)/python -m pytest -p no:randomly --chaos tests/test_brokers.py -k 'stomp-rabbitmq or amqp-store or amqp-classic or amqp-qpid'
 	$(BIN)/python -m pytest -p no:randomly --chaos tests/canvas tests/dashboard/test_every_page.py tests/django tests/mail/test_storm.py \
 		tests/test_benchmarks.py tests/test_pairs.py tests/test_web_examples.py tests/web/test_browser.py
 	$(BIN)/python -m pytest -p no:randomly -s --chaos $(filter-out tests/promises/test_chaos.py,$(wildcard tests/promises/test_*.py))

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from pamqp import commands
 
 from celeriac.brokers.amqp.topology import AmqpTopology
@@ -33,9 +34,11 @@ PROPERTIES = {
 def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have connections of this process speak to another server as if it were Broker-J.
 
-    RabbitMQ ignores arguments that it does not know. So this shows what Celeriac does, and not what Broker-J does.
+    RabbitMQ ignores arguments that it does not know. So this shows what Celeriac does, and not what Broker-J does. It
+    counts without the messages that it has delivered, and that is left to it.
     """
-    monkeypatch.setattr(opening, "dialect_of", lambda _: BROKER_J)
+    pretended = replace(BROKER_J, counts_held=False)
+    monkeypatch.setattr(opening, "dialect_of", lambda _: pretended)
 
 
 def empty(url: str) -> None:
