@@ -353,7 +353,7 @@ class Double(MessagingHandler):
     def next_for(self, link: Any, queue: Queue, now: float) -> Entry | None:
         after = self.copied[link] if link.copy else 0
         found = (one for one in queue.entries.values() if not one.taken and one.due <= now and one.number > after)
-        return min(found, key=lambda one: one.number, default=None)
+        return next(found, None)  # they are in the order of their numbers
 
     def on_delivery(self, event: Any) -> None:
         delivery = event.delivery
