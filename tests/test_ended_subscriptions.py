@@ -13,6 +13,7 @@ from celeriac.backends.amqp import RpcBackend
 from celeriac.backends.amqp10 import Amqp10RpcBackend
 from celeriac.backends.reply_subscriptions import SubscribingBackend
 from celeriac.backends.stomp import StompReplyBackend
+from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.amqp10 import Amqp10Broker
 from celeriac.brokers.queue_server.background_jobs import BackgroundJobs
 from celeriac.brokers.queue_server.broker import QueueServerBroker
@@ -183,13 +184,28 @@ def on_rabbitmq(place: Place, protocol: str) -> QueueServerBroker:
     if protocol == "amqp":
         return place.broker()
     if protocol == "amqp10":
-        url = place.rabbit.url(place.vhost).replace("amqp://", "amqp10://")
+        return broker_on(place.rabbit.url(place.vhost).replace("amqp://", "amqp10://"))
+    return broker_on(place.rabbit.stomp_url(place.vhost))
+
+
+def broker_on(url: str) -> QueueServerBroker:
+    if url.startswith("amqp://"):
+        return AmqpBroker(AmqpServer(url, timeout=PATIENCE), Clock())
+    if url.startswith("amqp10://"):
         return Amqp10Broker(Amqp10Server(url, timeout=PATIENCE), Clock())
-    return StompBroker(StompServer(place.rabbit.stomp_url(place.vhost), timeout=PATIENCE), Clock())
+    return StompBroker(StompServer(url, timeout=PATIENCE), Clock())
+
+
+def port_of(place: Place, protocol: str) -> int:
+    return int(place.rabbit.stomp.rpartition(":")[2]) if protocol == "stomp" else place.rabbit.port
+
+
+def url_through(proxy: Cutting, place: Place, protocol: str) -> str:
+    return f"{protocol}://guest:guest@127.0.0.1:{proxy.port}/{quote(place.vhost)}"
 
 
 def replies_through(proxy: Cutting, place: Place, protocol: str) -> SubscribingBackend[Any, Any]:
-    url = f"{protocol}://guest:guest@127.0.0.1:{proxy.port}/{quote(place.vhost)}"
+    url = url_through(proxy, place, protocol)
     if protocol == "amqp":
         return RpcBackend(AmqpServer(url, timeout=PATIENCE), Clock())
     if protocol == "amqp10":
@@ -220,8 +236,7 @@ def test_a_caller_that_begins_to_wait_is_not_told_of_a_connection_that_is_lost_m
     """The first subscription to its replies is tried as often as any request."""
     outcome = success(message())
     for times in (2, 3):
-        port = int(place.rabbit.stomp.rpartition(":")[2]) if protocol == "stomp" else place.rabbit.port
-        proxy = Cutting(port, b".reply.", times)
+        proxy = Cutting(port_of(place, protocol), b".reply.", times)
         backend = replies_through(proxy, place, protocol)
         if times == 2:
             outcome.reply_to = backend.reply_to
@@ -232,6 +247,21 @@ def test_a_caller_that_begins_to_wait_is_not_told_of_a_connection_that_is_lost_m
                 backend.fetch([outcome.id], wait=LONG)
         assert proxy.left == 0
         backend.close()
+        proxy.close()
+
+
+@pytest.mark.parametrize(("protocol", "word"), [("amqp", b"PLAIN"), ("amqp10", b"PLAIN"), ("stomp", b"CONNECT")])
+def test_a_caller_is_not_told_that_the_server_hung_up_on_its_login(place: Place, protocol: str, word: bytes) -> None:
+    for times in (2, 3):
+        proxy = Cutting(port_of(place, protocol), word, times)
+        broker = broker_on(url_through(proxy, place, protocol))
+        if times == 2:
+            broker.publish([message()])
+        else:
+            with pytest.raises(BrokerUnavailable, match="closed the connection"):
+                broker.publish([message()])
+        assert proxy.left == 0
+        broker.close()
         proxy.close()
 
 

@@ -11,6 +11,7 @@ from celeriac.drivers.blocking_connection import BlockingConnection
 from celeriac.drivers.message_server import PAUSE, TRIES, LoopConnected, MessageServer
 from celeriac.drivers.procedures import Procedure, drive
 from celeriac.drivers.server_address import ServerAddress
+from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.errors import BrokerError, BrokerUnavailable
 from celeriac.model.codec import Codec
 
@@ -61,7 +62,8 @@ class BlockingServer(MessageServer[LoopConnected], Generic[LoopConnected, Blocki
                     connection.give_up()
                     if not connection.blocked:
                         self._close_idle()  # the server may not answer on these either
-                if connection is None or not tries or isinstance(error, TimeoutError | BrokerError):
+                hung_up = isinstance(error, ConnectionLost | ConnectionResetError)  # also on who logs in
+                if (connection is None and not hung_up) or not tries or isinstance(error, TimeoutError | BrokerError):
                     raise self.unavailable(error, timeout, connection.blocked if connection else "") from error
                 time.sleep(PAUSE)
             except BaseException as error:  # also a time limit's exception, between a request and its answer
