@@ -466,7 +466,10 @@ def test_options_are_those_of_tasks() -> None:
 # --- The client ---------------------------------------------------------------------------------------
 
 
-def test_tasks_of_one_loop_share_connections_which_are_closed_with_it(endpoint: Endpoint) -> None:
+def test_tasks_of_one_loop_share_connections_which_are_closed_with_it(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "IDLE_SECONDS", PATIENCE)  # this machine may stand still for five seconds
     charge = task_of(endpoint)
 
     async def several() -> None:

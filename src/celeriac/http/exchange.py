@@ -27,6 +27,7 @@ USER_AGENT: Final = f"celeriac/{VERSION}"
 ANSWERS: Final = (200, 202)  # whose bodies count
 EXCERPT: Final = 4096  # bytes of another's
 IDLE: Final = 100  # connections that are kept open; a coroutine child runs as many tasks at a time
+IDLE_SECONDS: Final = 5.0  # for which; common servers close theirs then
 
 Send = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
 
@@ -134,7 +135,7 @@ def shared_client() -> httpx2.AsyncClient:
         client = httpx2.AsyncClient(
             verify=tls(),
             timeout=None,  # `exchange` has one for the whole
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=IDLE),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=IDLE, keepalive_expiry=IDLE_SECONDS),
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             follow_redirects=False,
         )
