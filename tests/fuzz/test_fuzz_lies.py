@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -45,6 +46,21 @@ class Proxied(NamedTuple):
     url: str  # through the proxy
     straight: str
     proxy: LyingProxy
+
+
+@pytest.fixture(autouse=True)
+def texts() -> Iterator[None]:
+    """What is logged is kept as text: pytest keeps all records, and an error holds what came on its connection."""
+    before = logging.getLogRecordFactory()
+
+    def made(*args: Any, **named: Any) -> logging.LogRecord:
+        record = before(*args, **named)
+        record.msg, record.args = record.getMessage(), None
+        return record
+
+    logging.setLogRecordFactory(made)
+    yield
+    logging.setLogRecordFactory(before)
 
 
 @pytest.fixture
@@ -120,10 +136,7 @@ def heard(sender: Celeriac, caller: Celeriac, outcome: Outcome) -> bool:
 
 
 def assert_quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Fail if a traceback was logged, or the event loop has found an error that nobody has looked at.
-
-    What was logged is forgotten: it holds the errors in it, and so what was received on their connections.
-    """
+    """Fail if a traceback was logged, or the event loop has found an error that nobody has looked at."""
     gc.collect()
     wrong = [record for record in caplog.records if record.exc_info or record.name == "asyncio"]
     assert not wrong, "\n".join(f"{record.name}: {record.getMessage()}\n{record.exc_text}" for record in wrong[:5])
