@@ -22,7 +22,7 @@ from celeriac.backends.replies import unread_seconds
 from celeriac.backends.reply_subscriptions import SubscribingBackend
 from celeriac.drivers.amqp.aio import AioConnection
 from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, properties
-from celeriac.drivers.amqp.server import Server, each
+from celeriac.drivers.amqp.server import FRESH_SECONDS, Server, each
 from celeriac.errors import BrokerError
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
@@ -53,7 +53,18 @@ class RpcBackend(SubscribingBackend[Server, AioConnection]):
             arguments |= {"x-queue-type": "quorum"}
         _declared[address] = self.server
         await channel.call(commands.Queue.Declare(queue=address, durable=True, arguments=arguments))
-        await channel.call(commands.Basic.Consume(queue=address))
+        begun = await channel.call(commands.Basic.Consume(queue=address))
+        self._consumer = channel, begun.consumer_tag
+
+    @property
+    def fresh_seconds(self) -> float | None:  # type: ignore[override]
+        return FRESH_SECONDS if self.server.is_cluster else None
+
+    async def renew(self, connection: AioConnection, address: str) -> None:
+        channel, consumer_tag = self._consumer
+        await self.subscribe(connection, address)
+        await channel.call(commands.Basic.Cancel(consumer_tag))  # the answer comes after all that was sent
+        channel.close()
 
     def packed(self, outcomes: Sequence[Outcome]) -> list[Publication]:
         encode = self.codec.encode_outcome

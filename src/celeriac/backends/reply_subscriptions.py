@@ -58,6 +58,12 @@ class SubscribingBackend(ReplyingBackend, Generic[Server, Connection]):
     async def subscribe(self, connection: Connection, address: str) -> None:
         """Subscribe to an address; return when the server has confirmed it."""
 
+    fresh_seconds: float | None = None
+    """After how many seconds to call `renew`; None: never."""
+
+    async def renew(self, connection: Connection, address: str) -> None:
+        """Subscribe again, on the same connection, in place of the subscription there was."""
+
     @abstractmethod
     def packed(self, outcomes: Sequence[Outcome]) -> list[Any]:
         """Return what the protocol sends of outcomes. Called when the server is known."""
@@ -116,8 +122,13 @@ class SubscribingBackend(ReplyingBackend, Generic[Server, Connection]):
             while True:
                 ended = asyncio.Event()
                 connection.on_lost = ended.set
-                if connection.lost is None:
-                    await ended.wait()
+                while connection.lost is None:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(self.fresh_seconds):
+                            await ended.wait()
+                            break
+                    with suppress(BrokerError, OSError):  # if the connection is lost, it is said
+                        await self.renew(connection, self._address)
                 await asyncio.sleep(pauses.next())
                 with suppress(BrokerError):
                     connection = await self._subscribed()

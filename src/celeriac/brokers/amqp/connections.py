@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -13,11 +14,14 @@ from pamqp import commands
 
 from celeriac.brokers.amqp.channel_window import ChannelWindow
 from celeriac.brokers.amqp.topology import AmqpTopology
+from celeriac.brokers.amqp.work_channel import WorkChannel, parted
 from celeriac.brokers.queue_server.server_transport import ConnectedInspection, ConnectedWorker, Ended, ServerTransport
 from celeriac.brokers.queue_server.transport import QueueMissing, Taken
 from celeriac.drivers.amqp.aio import AioConnection, Channel
 from celeriac.drivers.amqp.error_translation import ChannelClosed, RightsMissing
 from celeriac.drivers.amqp.frames import Content, acknowledge, method
+from celeriac.drivers.amqp.server import FRESH_SECONDS
+from celeriac.errors import BrokerUnavailable
 
 __all__ = ["AmqpInspection", "AmqpWorkerConnection"]
 
@@ -32,9 +36,11 @@ class AmqpWorkerConnection(ConnectedWorker[AmqpTopology, AioConnection]):
     def __init__(self, connection: AioConnection, transport: ServerTransport[Any, AmqpTopology, AioConnection],
                  work: Channel) -> None:  # fmt: skip
         super().__init__(connection, transport)
-        self._work = work
+        self._work = WorkChannel(work, 0)
+        self._earlier: dict[int, WorkChannel] = {}  # by number: those that hold messages, and the one that ends
+        self._fresh_until = time.monotonic() + FRESH_SECONDS
         self._counting: Channel | None = None  # its calls may fail, which closes it
-        self._begun: dict[str, asyncio.Future[Any]] = {}  # by consumer tag: answers to `Basic.Consume`
+        self._begun: dict[str, tuple[Channel, asyncio.Future[Any]]] = {}  # by consumer tag: answers to `Basic.Consume`
         self._window = ChannelWindow(self._ask_window) if self._topology.dialect.windows_of_channels else None
 
     def listen(self, delivered: Callable[[Any], None], cancelled: Callable[[str], None],
@@ -45,9 +51,9 @@ class AmqpWorkerConnection(ConnectedWorker[AmqpTopology, AioConnection]):
                 self._window.close(consumer_tag)
             cancelled(consumer_tag)
 
-        self._work.on_content = delivered if self._window is None else partial(self._noted, self._window, delivered)
-        self._work.on_cancel = ended
-        self._work.on_failure = self._failed
+        taken = delivered if self._window is None else partial(self._noted, self._window, delivered)
+        self._listen = partial(WorkChannel.listen, delivered=taken, cancelled=ended, failed=self._failed)
+        self._listen(self._work)
         self.connection.on_lost = lost
 
     def _failed(self, error: Exception) -> None:
@@ -57,6 +63,30 @@ class AmqpWorkerConnection(ConnectedWorker[AmqpTopology, AioConnection]):
             self._transport.declared.clear()  # a queue may have been deleted
             self.connection.abandon(f"the server closed its channel: {error}")
 
+    def renew(self, begin_again: Callable[[], None]) -> None:
+        if self._transport.server.is_cluster and time.monotonic() >= self._fresh_until:
+            self._fresh_until = math.inf
+            self.start(self._change_channel(begin_again))
+
+    async def _change_channel(self, begin_again: Callable[[], None]) -> None:
+        """Let all consumers begin again in another channel. The one before is closed as soon as it holds nothing."""
+        try:
+            channel = await self.connection.channel()
+        except BrokerUnavailable:  # there are too many
+            self._fresh_until = time.monotonic() + FRESH_SECONDS
+            return
+        before, self._work = self._work, WorkChannel(channel, self._work.number + 1)
+        self._earlier[before.number] = before
+        self._listen(self._work)
+        begin_again()
+        for _ in range(2):  # after one answer, none that was cancelled still begins; after two, all of them have ended
+            await before.channel.call(commands.Basic.Qos(prefetch_count=1))
+        before.is_over = True
+        before.close_if_done()
+        if before.channel.failed is not None:
+            del self._earlier[before.number]
+        self._fresh_until = time.monotonic() + FRESH_SECONDS
+
     # --- Consuming ------------------------------------------------------------------------------------
 
     def _noted(self, window: ChannelWindow, delivered: Callable[[Any], None], content: Content) -> None:
@@ -64,46 +94,49 @@ class AmqpWorkerConnection(ConnectedWorker[AmqpTopology, AioConnection]):
         delivered(content)
 
     def _ask_window(self, size: int) -> None:
-        self._work.ask(commands.Basic.Qos(prefetch_count=min(size, MOST_PREFETCH))).add_done_callback(_ignore_error)
+        asked = self._work.channel.ask(commands.Basic.Qos(prefetch_count=min(size, MOST_PREFETCH)))
+        asked.add_done_callback(_ignore_error)
 
     def consume(self, address: str, consumer_tag: str, window: int) -> asyncio.Future[Any]:
         if self._window is None:
             self._ask_window(window)
         else:
             self._window.open(consumer_tag, window)
-        begun = self._work.ask(commands.Basic.Consume(queue=address, consumer_tag=consumer_tag))
-        self._begun[consumer_tag] = begun
+        channel = self._work.channel
+        begun = channel.ask(commands.Basic.Consume(queue=address, consumer_tag=consumer_tag))
+        self._begun[consumer_tag] = channel, begun
         return begun
 
     def cancel(self, consumer_tag: str) -> None:
         if self._window is not None:
             self._window.close(consumer_tag)
         # RabbitMQ 3.10 crashes the channel when a consumer is cancelled before the server has confirmed it.
-        begun = self._begun.pop(consumer_tag, None)
-        if begun is None:
+        found = self._begun.pop(consumer_tag, None)
+        if found is None:
             return
+        channel, begun = found
         if begun.done():
-            self._cancel(consumer_tag, begun)
+            _cancel(channel, consumer_tag, begun)
         else:
-            begun.add_done_callback(lambda begun: self._cancel(consumer_tag, begun))
-
-    def _cancel(self, consumer_tag: str, begun: asyncio.Future[Any]) -> None:
-        if not begun.cancelled() and begun.exception() is None:
-            self._work.ask(commands.Basic.Cancel(consumer_tag)).add_done_callback(_ignore_error)
+            begun.add_done_callback(lambda begun: _cancel(channel, consumer_tag, begun))
 
     def acknowledge(self, tags: Sequence[int], oldest: int | None) -> None:
-        number = self._work.number
-        upto = len(tags) if oldest is None else next((i for i, tag in enumerate(tags) if tag > oldest), len(tags))
-        parts = [acknowledge(number, tags[upto - 1], multiple=True)] if upto else []
-        parts += [acknowledge(number, tag, multiple=False) for tag in tags[upto:]]
-        self._work.tell(b"".join(parts))
+        if not self._earlier:
+            self._work.acknowledge(tags, oldest)
+        else:  # one by one: those of several channels need not have come in the order of their tags
+            for number, some in parted(tags):
+                work = self._earlier.get(number, self._work)
+                work.acknowledge(some, oldest=0)
+                if work.channel.failed is not None:
+                    self._earlier.pop(number, None)
         if self._window is not None:
             self._window.settled(tags)
 
     async def sync(self) -> None:
         # The answer comes after all that was pushed before; a window of the channel stays as it is.
         size = 1 if self._window is None else self._window.size
-        await self._work.call(commands.Basic.Qos(prefetch_count=min(size, MOST_PREFETCH)))
+        question = commands.Basic.Qos(prefetch_count=min(size, MOST_PREFETCH))
+        await asyncio.gather(*[work.channel.call(question) for work in self._open()])
 
     async def count(self, addresses: Sequence[str]) -> list[int]:
         if self._counting is None or self._counting.failed is not None:
@@ -119,7 +152,11 @@ class AmqpWorkerConnection(ConnectedWorker[AmqpTopology, AioConnection]):
         return [max(0, count - self._window.held(address)) for count, address in zip(counts, addresses, strict=True)]
 
     async def stop(self) -> None:
-        await self._work.call(commands.Channel.Close(200, "", 0, 0))
+        close = commands.Channel.Close(200, "", 0, 0)
+        await asyncio.gather(*[work.channel.call(close) for work in self._open()])
+
+    def _open(self) -> list[WorkChannel]:
+        return [*self._earlier.values(), self._work]
 
     # --- Everything else ------------------------------------------------------------------------------
 
@@ -195,3 +232,8 @@ def _ignore_error(answer: asyncio.Future[Any]) -> None:
     """Retrieve the error of a call, which the channel's end reports as well."""
     if not answer.cancelled():
         answer.exception()
+
+
+def _cancel(channel: Channel, consumer_tag: str, begun: asyncio.Future[Any]) -> None:
+    if not begun.cancelled() and begun.exception() is None:
+        channel.ask(commands.Basic.Cancel(consumer_tag)).add_done_callback(_ignore_error)

@@ -123,6 +123,13 @@ class Consumers:
             consumer.cancelled()
             self.touched.add(consumer)
 
+    def begin_again(self) -> None:
+        """Let those consumers end and begin that have not ended."""
+        for consumer in self:
+            if consumer.tag:
+                consumer.set(max(0, consumer.room))
+                self.touched.add(consumer)
+
     def wanted(self, queues: Sequence[str]) -> dict[str, int]:
         """Return those of the queues that are not paused, with their positions."""
         return self._planned(queues).wanted

@@ -224,6 +224,12 @@ class QueueServerLease(Lease):
     async def renew(self) -> None:
         self._check_stands()
         self._stamp()
+        self.connection.renew(self._begin_again)
+
+    def _begin_again(self) -> None:
+        if not self._ended:
+            self._consumers.begin_again()
+            self._changed.set()
 
     def _stamp(self) -> None:
         now = self._clock.now()

@@ -231,6 +231,9 @@ class WorkerConnection(ABC):
         """
         return False
 
+    def renew(self, begin_again: Callable[[], None]) -> None:  # noqa: B027 - most have nothing to do
+        """Called whenever the lease is renewed. `begin_again` ends all consumers, and begins them."""
+
     def ending(self) -> None:  # noqa: B027 - most have nothing to do
         """Prepare for the end: what is pushed after the next `sync` need not be delivered, and goes back uncounted."""
 

@@ -24,11 +24,12 @@ from celeriac.drivers.procedures import Procedure, adrive
 from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured
 from celeriac.model.codec import PLAIN_CODEC, Codec
 
-__all__ = ["Server", "each"]
+__all__ = ["FRESH_SECONDS", "Server", "each"]
 
 Result = TypeVar("Result")
 
 QUEUE_TYPES = ("auto", "quorum", "classic")
+FRESH_SECONDS = 60.0  # for which a worker, or a caller, of a cluster consumes in the same channel: see work_channel.py
 
 
 class Server(BlockingServer[AioConnection, Connection]):
@@ -139,9 +140,14 @@ class Server(BlockingServer[AioConnection, Connection]):
         return facts.prefers_quorum or (facts.has_quorum and len(self.address.hosts) > 1)
 
     @property
+    def is_cluster(self) -> bool:
+        """Whether these are several nodes that share their queues; known when the first connection is open."""
+        return self.quorum and len(self.address.hosts) > 1
+
+    @property
     def may_lose_delayed(self) -> bool:
         """Whether this is a cluster that may lose delayed messages; known when the first connection is open."""
-        return self.quorum and len(self.address.hosts) > 1 and self.facts.may_lose_delayed
+        return self.is_cluster and self.facts.may_lose_delayed
 
     def session(self) -> Session:
         return cast(Session, super().session())
