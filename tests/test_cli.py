@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 
 from celeriac import Celeriac, TaskRevoked
 from celeriac.cli import main, worker
+from celeriac.inspector import Inspector
 from celeriac.model.masks import masked
 from celeriac.model.message import COROUTINE, PLAIN
 from celeriac.ports.broker import Action, Settlement
@@ -397,16 +398,34 @@ def test_queues_are_paused_and_resumed(folder: Path) -> None:
     assert shop("queues", "pause", "mial").exit_code == 2
 
 
+async def bury(app: Celeriac) -> None:
+    """Make dead letters of all messages."""
+    lease = await app.broker.lease(WorkerInfo(name="a"), 30.0, 3)
+    deliveries = await lease.receive(["default"], {PLAIN: 9, COROUTINE: 9}, 0.0)
+    await lease.settle([Settlement(delivery=one, action=Action.BURY, reason="cursed") for one in deliveries])
+
+
+@pytest.mark.parametrize("batch", [2, 3, 9])
+def test_dead_letters_that_die_again_are_resent_once(folder: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    ids = {shop("call", "shop.add", "-a", f"[{number}, 0]").stdout.strip() for number in range(5)}
+    the_app().broker.complete(bury(the_app()))
+    resend = Inspector.resend
+
+    async def resend_in_vain(inspector: Inspector, ids: Sequence[str]) -> int:
+        count = await resend(inspector, ids)
+        await bury(inspector._app)
+        return count
+
+    monkeypatch.setattr(Inspector, "resend", resend_in_vain)
+    monkeypatch.setattr("celeriac.cli.queues.BATCH", batch)
+    assert read("queues", "dead", "resend", "--all") == {"resent": 5}
+    assert {letter["id"] for letter in read("queues", "dead", "list")} == ids
+    assert read("queues", "dead", "drop", "--all") == {"dropped": 5}
+
+
 def test_dead_letters_are_listed_resent_and_dropped(folder: Path) -> None:
     ids = [shop("call", "shop.add", "-a", f"[{number}, 0]").stdout.strip() for number in range(3)]
-    app = the_app()
-
-    async def bury() -> None:
-        lease = await app.broker.lease(WorkerInfo(name="a"), 30.0, 3)
-        deliveries = await lease.receive(["default"], {PLAIN: 9, COROUTINE: 9}, 0.0)
-        await lease.settle([Settlement(delivery=one, action=Action.BURY, reason="cursed") for one in deliveries])
-
-    app.broker.complete(bury())
+    the_app().broker.complete(bury(the_app()))
     assert "cursed" in shop("queues", "dead").stdout
     assert {letter["id"] for letter in read("queues", "dead", "list")} == set(ids)
     assert shop("queues", "dead", "resend").exit_code == 2

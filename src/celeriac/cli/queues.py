@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+from typing import TYPE_CHECKING
+
 import click
 import msgspec
 
@@ -12,6 +15,9 @@ from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, show, when
 from celeriac.documents import call_of, dead_document, message_document
+
+if TYPE_CHECKING:
+    from celeriac.inspector import Inspector
 
 __all__ = ["command"]
 
@@ -202,13 +208,22 @@ async def _each(session: Session, what: str, ids: tuple[str, ...], every: bool,
         ids = tuple(dict.fromkeys(ids))
         missing = [id for id in ids if not await act([id])]
         return len(ids) - len(missing), missing
-    done = 0
-    while letters := await inspector.dead(queue, BATCH):
-        count = await act([letter.message.id for letter in letters])
-        done += count
-        if not count:  # another process has handled them meanwhile
-            break
+    done, seen = 0, set[str]()
+    while fresh := await _dead(inspector, queue, seen):
+        seen.update(fresh)  # what is resent may be a dead letter again, before the others have their turn
+        for start in range(0, len(fresh), BATCH):
+            done += await act(fresh[start : start + BATCH])
     return done, []
+
+
+async def _dead(inspector: Inspector, queue: str | None, seen: Set[str]) -> list[str]:
+    """Return the ids of the dead letters that were not seen before. A server may show a part of them at a time."""
+    found: dict[str, None] = {}
+    offset = 0
+    while letters := await inspector.dead(queue, BATCH, offset):
+        found.update((letter.message.id, None) for letter in letters if letter.message.id not in seen)
+        offset += len(letters)
+    return list(found)
 
 
 def _report(what: str, count: int, missing: list[str], as_json: bool) -> None:
