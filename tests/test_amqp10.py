@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import os
+import re
+import shlex
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import proton
 import psutil
@@ -50,6 +55,7 @@ from tests.patience import PATIENCE, eventually, in_time
 from tests.rabbitmq_server import Place
 
 Make = Callable[..., Amqp10Broker]
+PAGE = (Path(__file__).parent.parent / "docs" / "brokers-amqp10.md").read_text()
 
 
 @pytest.fixture
@@ -148,16 +154,16 @@ def test_flows_are_found_however_the_bytes_arrive(sizes: list[int]) -> None:
 @pytest.mark.parametrize(
     ("properties", "offered", "expected"),
     [
-        ({"product": "RabbitMQ", "version": "3.10.8"}, "", ("rabbitmq", False, False, False)),
-        ({"product": "RabbitMQ", "version": "4.0.2"}, "", ("rabbitmq", False, False, True)),
-        ({"product": "qpid", "version": "9.0.0"}, "DELAYED_DELIVERY", ("qpid", True, True, True)),
-        ({"product": "apache-activemq-artemis"}, "DELAYED_DELIVERY", ("", True, True, True)),
-        ({}, "", ("", False, True, True)),
+        ({"product": "RabbitMQ", "version": "3.10.8"}, "", ("rabbitmq", False, False, False, True)),
+        ({"product": "RabbitMQ", "version": "4.0.2"}, "", ("rabbitmq", False, False, True, True)),
+        ({"product": "qpid", "version": "9.0.0"}, "DELAYED_DELIVERY", ("qpid", True, True, True, False)),
+        ({"product": "apache-activemq-artemis"}, "DELAYED_DELIVERY", ("", True, True, True, False)),
+        ({}, "", ("", False, True, True, False)),
     ],
 )
 def test_a_dialect_follows_what_the_server_says_of_itself(properties: Any, offered: str, expected: Any) -> None:
     found = dialect_of(properties, frozenset(offered.split()))
-    assert (found.kind, found.delays, found.counts, found.drains) == expected
+    assert (found.kind, found.delays, found.counts, found.drains, found.leaves) == expected
 
 
 @pytest.mark.parametrize(
@@ -356,6 +362,41 @@ async def test_a_message_of_another_program_becomes_a_dead_letter(amqp10_double:
         while not (letters := await broker.operations().dead("default", 10)):
             await receive(lease, wait=0.1)
     assert (letters[0].message.task, letters[0].message.body) == ("(unreadable)", b"hello")
+
+
+def subscriptions(place: Place) -> list[str]:
+    """Return the names of the queues that the server has made for subscribers."""
+    found = place.rabbit.ask("GET", f"/api/queues/{quote(place.vhost)}")
+    return [queue["name"] for queue in found if queue["name"].startswith("amq.gen-")]
+
+
+async def test_the_policy_of_the_page_deletes_queues_of_subscribers_that_have_gone(place: Place, make: Make) -> None:
+    (line,) = re.findall(r"^rabbitmqctl set_policy -p .*", PAGE, re.MULTILINE)
+    _, _, _, _, name, pattern, definition, _, kind = shlex.split(line)
+    broker, heard = make(url_on(place)), asyncio.Event()
+    await broker.transport.subscribe("news", lambda _: heard.set(), lambda: None)
+    gone = await broker.transport.subscribe("news", lambda _: None, lambda: None)
+    await eventually(lambda: len(subscriptions(place)) == 2, "two queues")
+    gone.close()
+    policy = {"pattern": pattern, "definition": {**json.loads(definition), "expires": 1}, "apply-to": kind}
+    assert place.rabbit.ask("PUT", f"/api/policies/{quote(place.vhost)}/{name}", policy) is not None
+    await eventually(lambda: len(subscriptions(place)) == 1, "one queue")
+    await broker.broadcast("news", [b"x"])
+    async with asyncio.timeout(PATIENCE):
+        await heard.wait()
+
+
+async def test_a_worker_says_once_that_the_server_keeps_queues(
+    place: Place, amqp10_double: Double, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "celeriac.brokers")
+    broker = make(url_on(place))
+    for _ in range(2):
+        await lease_on(broker)
+    await lease_on(make(amqp10_double.url))
+    said = [record.getMessage() for record in caplog.records if "amq.gen-" in record.getMessage()]
+    assert len(said) == 1
+    assert "docs/brokers-amqp10.md" in said[0]
 
 
 # --- Counts -------------------------------------------------------------------------------------------

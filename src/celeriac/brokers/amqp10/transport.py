@@ -5,6 +5,7 @@ A procedure yields nodes, lists of items and `Passive` questions, which `drivers
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -23,11 +24,15 @@ from celeriac.drivers.amqp10.server import Passive, Server
 
 __all__ = ["Amqp10Transport"]
 
+log = logging.getLogger("celeriac.brokers")
+
 LONGEST_SHOWN = 255  # characters
 
 
 class Amqp10Transport(ServerTransport[Server, Amqp10Topology, Connection]):
     """A server of AMQP 1.0."""
+
+    _told = False  # what a worker tells once
 
     @property
     def holds_delayed(self) -> Holds:
@@ -101,6 +106,10 @@ class Amqp10Transport(ServerTransport[Server, Amqp10Topology, Connection]):
 
     async def connect_worker(self, lease_seconds: float, name: str) -> Amqp10WorkerConnection:
         connection = await self.server.open(max(1.0, lease_seconds), name)  # proton asks the server for half
+        if self.topology.dialect.leaves and not self._told:
+            self._told = True
+            log.info("%s does not delete the queues amq.gen-… of workers, commands and callers that have ended, unless "
+                     "a policy tells it to: docs/brokers-amqp10.md", self.server)  # fmt: skip
         return Amqp10WorkerConnection(connection, self)
 
     async def follow(self, connection: Connection, channel: str, take: Callable[[bytes], None],

@@ -33,6 +33,7 @@ class Dialect(NamedTuple):
     tells: bool = False  # a flow tells how many messages wait
     drains: bool = True  # it answers when it has sent all that it can
     copies: bool = True  # it shows messages without taking them
+    leaves: bool = False  # it keeps the queue of a subscriber that has gone
 
     def queue(self, name: str) -> Node:
         """Return the node of a queue, which attaching makes where the server is set up for that."""
@@ -54,7 +55,7 @@ class Dialect(NamedTuple):
 
     def subscription(self, name: str) -> Node:
         """Return the node that a subscriber of broadcasts receives from."""
-        if self.kind == RABBITMQ:
+        if self.kind == RABBITMQ:  # … which makes a queue that nothing a link says has it delete again
             return Node(f"/exchange/{EXCHANGE}/{quote(name, safe='')}", temporary=True)
         if self.kind == QPID:
             return Node(EXCHANGE, subject=name, temporary=True)
@@ -69,6 +70,6 @@ def dialect_of(properties: Mapping[str, Any], capabilities: frozenset[str]) -> D
         major = str(properties.get("version", "")).partition(".")[0]
         full = major.isdecimal() and len(major) < 9 and int(major) >= FULL
         # Before, its classic queues end the session that drains them while credit is left.
-        return Dialect(product, RABBITMQ, delays, counts=False, tells=True, drains=full, copies=False)
+        return Dialect(product, RABBITMQ, delays, counts=False, tells=True, drains=full, copies=False, leaves=True)
     waits = delays and "activemq" in product.lower()
     return Dialect(product, QPID if product.lower().startswith(QPID) else "", delays, waits)
