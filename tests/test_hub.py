@@ -64,7 +64,7 @@ from celeriac.ports.operations import WorkerInfo
 from celeriac.testing import running_worker
 from tests.clock import FakeClock
 from tests.conformance.backend import node_end, plan
-from tests.conformance.broker import ids, leases_end_with_their_file, message, success
+from tests.conformance.broker import LONG, ids, leases_end_with_their_file, message, receive, success
 from tests.hub_server import HubServer, running_hub
 from tests.patience import FOR_EVER, PATIENCE, in_time, wait_for
 
@@ -222,6 +222,40 @@ def test_a_client_is_shut_out_and_let_in_again_while_the_hub_runs(locked: HubSer
     server.close()
 
 
+async def test_what_a_client_waits_for_is_refused_when_it_is_shut_out(locked: HubServer) -> None:
+    keys = locked.folder / "keys"
+    make_client(keys, "idle")
+    theirs, ours = (broker_on(locked, with_keys(locked, name)) for name in ("idle", "web"))
+    lease = await theirs.lease(WorkerInfo(name="theirs"), LONG, 3)
+    waiting = asyncio.ensure_future(receive(lease, wait=LONG, queues=["confidential"]))
+    heard = await theirs.listen("news")
+    await theirs.operations().workers()  # an answer: the hub has what was asked before
+    (keys / "clients" / "idle.key").unlink()
+    with pytest.raises(AccessRefused, match="shut out"):
+        await waiting
+    with pytest.raises(AccessRefused, match="shut out"):
+        await anext(heard)
+    ours.publish([sent := message("confidential")])
+    found = await receive(await ours.lease(WorkerInfo(name="ours"), LONG, 3), wait=LONG, queues=["confidential"])
+    assert ids(found) == [sent.id]
+
+
+def test_a_client_with_another_key_is_let_in_and_whoever_has_the_earlier_one_is_shut_out(locked: HubServer) -> None:
+    keys = locked.folder / "keys"
+    make_client(keys, "moved")
+    url = with_keys(locked, "moved")
+    earlier, silent = client(url), client(url)
+    earlier.do("broker.last_broadcast")
+    (keys / "moved.key_secret").unlink()
+    (keys / "clients" / "moved.key").unlink()
+    make_client(keys, "moved")
+    client(with_keys(locked, "moved")).do("broker.last_broadcast")
+    with pytest.raises(AccessRefused, match="shut out"):
+        earlier.do("broker.last_broadcast")
+    with pytest.raises(AccessRefused, match="does not know"):
+        silent.do("broker.last_broadcast")
+
+
 def test_a_client_without_keys_gets_no_answer_from_a_hub_that_wants_some(locked: HubServer) -> None:
     with pytest.raises(BrokerUnavailable, match="this URL has none: `celeriac hub keys NAME` makes one"):
         client(locked.url, 0.5).do("broker.last_broadcast")
@@ -260,9 +294,84 @@ def test_the_command_makes_keys_and_says_what_a_client_needs(tmp_path: Path) -> 
     assert sorted(path.name for path in (tmp_path / "hub-keys").rglob("*.key*")) == [
         "hub.key", "hub.key_secret", "web.key", "web.key_secret",
     ]  # fmt: skip
-    again = hub_command(tmp_path, "keys", "web")
-    assert again.returncode == 2
-    assert "There are keys of web already" in again.stderr
+    secret = tmp_path / "hub-keys" / "web.key_secret"
+    for _ in range(2):
+        again = hub_command(tmp_path, "keys", "web")
+        assert again.returncode == 2
+        assert "There are keys of web already" in again.stderr
+        was_there = secret.exists()
+        secret.unlink(missing_ok=True)  # it was moved to the client
+    assert not was_there, "a secret that the hub does not know"
+
+
+def test_what_is_wrong_with_keys_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    for arguments, words in (
+        (("keys", "--folder", "file/keys"), "Keys cannot be written to file/keys"),
+        (("keys", "web", "--folder", "/proc/no/keys"), "Keys cannot be written to /proc/no/keys"),
+        (("--keys", "empty"), "celeriac hub keys --folder empty"),
+    ):
+        done = hub_command(tmp_path, *arguments)
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+# --- Where it listens ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bind", "words"),
+    [("tcp://127.0.0.1:99999", "no port 99999"), ("udp://127.0.0.1:1", "neither tcp"), ("tcp://127.0.0.1", "neither"),
+     ("ipc://@hub", "neither tcp"), ("tcp://none.such:5557", "no such address"), ("ipc:///none/hub", "no such folder"),
+     (f"ipc:///tmp/{'x' * 120}", "at most 107 bytes"), ("tcp://192.0.2.1:5557", "no such address")],
+)  # fmt: skip
+def test_an_endpoint_that_cannot_be_is_refused_with_the_reason(tmp_path: Path, bind: str, words: str) -> None:
+    done = hub_command(tmp_path, "--bind", bind, "--insecure")
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("scheme", ["ipc", "tcp"])
+def test_where_a_hub_listens_no_other_hub_can(tmp_path: Path, scheme: str) -> None:
+    with running_hub(tmp_path, bind=f"ipc://{tmp_path}/s" if scheme == "ipc" else "") as hub:
+        done = hub_command(tmp_path, "--bind", hub.bind, "--data", str(tmp_path / "other.db"))
+        assert done.returncode == 2
+        assert "another process listens there" in done.stderr
+        broker = broker_on(hub)
+        broker.publish([message()])
+        broker.close()
+
+
+def test_a_file_is_not_replaced_by_a_socket(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("important")
+    done = hub_command(tmp_path, "--bind", f"ipc://{tmp_path}/notes")
+    assert "a file is there that is no socket" in done.stderr
+    assert (tmp_path / "notes").read_text() == "important"
+
+
+def test_a_socket_that_a_killed_hub_has_left_is_replaced(tmp_path: Path) -> None:
+    with running_hub(tmp_path, bind=f"ipc://{tmp_path}/s") as hub:
+        hub.kill()
+        assert (tmp_path / "s").is_socket()
+        hub.start()
+        broker = broker_on(hub)
+        broker.publish([message()])
+        broker.close()
+
+
+def test_a_socket_has_the_mode_that_it_is_given(tmp_path: Path) -> None:
+    with running_hub(tmp_path, "--socket-mode", "660", bind=f"ipc://{tmp_path}/s"):
+        assert (tmp_path / "s").stat().st_mode & 0o777 == 0o660
+    assert "three digits" in hub_command(tmp_path, "--socket-mode", "0x").stderr
+
+
+@pytest.mark.parametrize("url", ["zmq://a b", f"zmq+ipc:///{'x' * 200}", "zmq://[::1"])
+def test_a_url_that_no_hub_can_have_is_refused(url: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="zmq://host:5557"):
+        client(url).do("broker.last_broadcast")
 
 
 def test_a_socket_file_is_for_its_owner_alone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import signal
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +28,21 @@ __all__ = ["command"]
 BIND: Final = "tcp://127.0.0.1:5557"
 DATA: Final = "celeriac.db"
 FOLDER: Final = "hub-keys"
+ENDPOINT: Final = re.compile(r"tcp://[^/]+:(\d{1,9}|\*)|ipc://[^*@].*", re.ASCII)
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+class _Mode(click.ParamType):  # type: ignore[type-arg]  # not subscriptable in older versions of click
+    """The permissions of a file, in octal digits."""
+
+    name = "mode"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if not re.fullmatch("[0-7]{3}", value):
+            self.fail(f"{value!r} is no mode: it has three digits from 0 to 7, as 660 has", param, context)
+        return int(value, 8)
 
 
 def _hub(module: str) -> Any:
@@ -48,12 +63,14 @@ def _hub(module: str) -> Any:
               help=f"Let in only clients whose keys are there.  [default: {FOLDER}, if there is one]")  # fmt: skip
 @click.option("--insecure", is_flag=True,
               help="Let in everybody, and encrypt nothing, on an address that other machines reach.")  # fmt: skip
+@click.option("--socket-mode", metavar="MODE", type=_Mode(), default="600", show_default=True,
+              help="Who may use the socket of ipc:///PATH, as for chmod: 660, also its group; 666, all.")  # fmt: skip
 @click.option("--synchronous", type=click.Choice(["normal", "full"]), default="normal", show_default=True,
               help="What a commit survives: killed processes, or also a power cut.")  # fmt: skip
 @log_options_with("info", "text")
 @click.pass_context
 def command(context: click.Context, *, binds: tuple[str, ...], data: str, folder: Path | None, insecure: bool,
-            synchronous: str, loglevel: str | None, log_format: str | None) -> None:  # fmt: skip
+            socket_mode: int, synchronous: str, loglevel: str | None, log_format: str | None) -> None:  # fmt: skip
     """Serve a file to workers and callers on other machines, until it is stopped.
 
     They need `broker_url` alone: zmq://HOST:5557 and, with keys, what `celeriac hub keys NAME` prints.
@@ -63,7 +80,7 @@ def command(context: click.Context, *, binds: tuple[str, ...], data: str, folder
       celeriac hub keys
       celeriac hub keys web
       celeriac hub --bind tcp://0.0.0.0:5557 --data /var/lib/celeriac/celeriac.db
-      celeriac hub --bind ipc:///run/celeriac/hub.sock
+      celeriac hub --bind ipc:///run/celeriac/hub.sock --socket-mode 660
 
     \b
     Exit codes:
@@ -73,17 +90,16 @@ def command(context: click.Context, *, binds: tuple[str, ...], data: str, folder
     """
     if context.invoked_subcommand is not None:
         return
-    serve = _hub("serve")
     if folder is None and Path(FOLDER).is_dir() and not insecure:
         folder = Path(FOLDER)
     binds = tuple(bind.replace("zmq+ipc://", "ipc://").replace("zmq://", "tcp://") for bind in binds)
-    _check(serve, binds, folder, insecure)
+    _check(binds, folder, insecure)
     formatter = _log(loglevel, log_format)
     if folder is None and insecure:
         logging.getLogger("celeriac.hub").warning(
             "Everybody who reaches %s can read and send all tasks, and nothing is encrypted (--insecure).",
             ", ".join(binds))  # fmt: skip
-    hub = serve.Hub(list(binds), data, folder, synchronous=synchronous)
+    hub = _hub("serve").Hub(list(binds), data, folder, synchronous=synchronous, socket_mode=socket_mode)
     endpoints = hub.open()
     for number in STOP_SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as under `nohup`
@@ -96,11 +112,15 @@ def command(context: click.Context, *, binds: tuple[str, ...], data: str, folder
         hub.close()
 
 
-def _check(serve: Any, binds: tuple[str, ...], folder: Path | None, insecure: bool) -> None:
+def _check(binds: tuple[str, ...], folder: Path | None, insecure: bool) -> None:
+    is_local = _hub("binding").is_local
     for bind in binds:
-        if not bind.startswith(("tcp://", "ipc://")):
+        if not ENDPOINT.fullmatch(bind):
             raise click.BadParameter(f"{bind!r} is neither tcp://ADDRESS:PORT nor ipc:///PATH", param_hint="--bind")
-        if folder is None and not insecure and not serve.is_local(bind):
+        port = bind.rpartition(":")[2]
+        if port.isdecimal() and int(port) > 65535:
+            raise click.BadParameter(f"there is no port {port}", param_hint="--bind")
+        if folder is None and not insecure and not is_local(bind):
             raise ImproperlyConfigured(
                 f"{bind} can be reached by other machines, and anybody there could send tasks. Make keys (`celeriac "
                 "hub keys`, and `celeriac hub keys NAME` for each client), or say --insecure."

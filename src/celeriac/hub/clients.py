@@ -1,8 +1,9 @@
 """Who may come in, and who is there.
 
 With CURVE, libzmq asks whether a key may come in (ZAP, RFC 27), by a request on a socket inside the process; the answer
-gives the connection the name of its client. A client whose key is taken away meanwhile is told at its next request, and
-no connection of its is let in any more. Without CURVE, everybody comes in, and has no name.
+gives the connection its key, and the name of its client. Whoever's key is taken away meanwhile, or replaced, is told at
+once, if the hub holds a request of its, else at its next request, and no connection with that key is let in any more.
+Without CURVE, everybody comes in, and has no name.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ NAMELESS: Final = "(anybody)"
 class Peer:
     """A connection."""
 
-    __slots__ = ("address", "is_shut_out", "name", "requests", "seen_at", "since")
+    __slots__ = ("address", "is_shut_out", "key", "name", "requests", "seen_at", "since")
 
-    def __init__(self, name: str, address: str, now: float) -> None:
+    def __init__(self, key: bytes, name: str, address: str, now: float) -> None:
+        self.key = key
         self.name = name
         self.address = address
         self.since = self.seen_at = now
@@ -45,6 +47,7 @@ class Clients:
     def __init__(self, keys: ClientKeys | None) -> None:
         self.keys = keys
         self.peers: dict[bytes, Peer] = {}  # by the identity that the ROUTER has given
+        self.shut_out: list[bytes] = []  # connections whose requests are still to be refused
         self._refused: set[bytes] = set()
 
     def known(self, identity: bytes) -> Peer | None:
@@ -55,13 +58,14 @@ class Clients:
         """Return a new connection; None if it has chosen its identity itself, which could be another's."""
         if identity[:1] != b"\0":
             return None
-        name = NAMELESS
+        key, name = b"", NAMELESS
         if self.keys is not None:
-            name = _property(frame, "User-Id")
+            of, _, name = _property(frame, "User-Id").partition(" ")
+            key = of.encode()
         if len(self.peers) >= KNOWN:
             del self.peers[next(iter(self.peers))]  # it is met again
-        peer = self.peers[identity] = Peer(name, _property(frame, "Peer-Address"), now)
-        peer.is_shut_out = self.keys is not None and name not in self.keys.names.values()
+        peer = self.peers[identity] = Peer(key, name, _property(frame, "Peer-Address"), now)
+        peer.is_shut_out = self.keys is not None and self.keys.names.get(key) != name
         return peer
 
     def forget(self, identity: bytes) -> None:
@@ -72,16 +76,18 @@ class Clients:
         """Look which keys there are."""
         if self.keys is None:
             return
-        before = set(self.keys.names.values())
+        before = self.keys.names.items()
         if not self.keys.reread():
             return
         self._refused.clear()
-        after = set(self.keys.names.values())
-        for peer in self.peers.values():
-            peer.is_shut_out = peer.name not in after
-        if gone := sorted(before - after):
-            log.warning("These clients are shut out: %s", ", ".join(gone))
-        if new := sorted(after - before):
+        after = self.keys.names.items()
+        for identity, peer in self.peers.items():
+            peer.is_shut_out = (peer.key, peer.name) not in after
+            if peer.is_shut_out:
+                self.shut_out.append(identity)
+        if gone := sorted(name for _, name in before - after):
+            log.warning("These clients are shut out, or the keys that they had: %s", ", ".join(gone))
+        if new := sorted(name for _, name in after - before):
             log.info("These clients are let in: %s", ", ".join(new))
 
     def answer(self, parts: Sequence[bytes]) -> list[bytes]:
@@ -98,7 +104,7 @@ class Clients:
                 log.warning("A client at %s was not let in: its key %s is not known", parts[3].decode(errors="replace"),
                             key.decode())  # fmt: skip
             return [b"1.0", number, b"400", b"the key is not known", b"", b""]
-        return [b"1.0", number, b"200", b"", name.encode(), b""]
+        return [b"1.0", number, b"200", b"", key + b" " + name.encode(), b""]
 
     def infos(self, sessions: dict[str, int], leases: dict[str, int]) -> list[ClientInfo]:
         """Return those that are there, by their names and addresses."""

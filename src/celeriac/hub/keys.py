@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -26,31 +28,41 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
 def make_hub(folder: Path) -> bytes:
-    """Make the keys of the hub, if there are none; return its public key."""
+    """Make the keys of the hub, if there are none; return its public key. Raises `ImproperlyConfigured`."""
     secret = folder / f"{HUB}.key_secret"
-    if not secret.exists():
-        (folder / "clients").mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        public, private = zmq.curve_keypair()
-        write_key_file(folder / f"{HUB}.key", "the hub", public)
-        write_key_file(secret, "the hub", public, private)
+    with _writing(folder):
+        if not secret.exists():
+            (folder / "clients").mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+            public, private = zmq.curve_keypair()
+            write_key_file(folder / f"{HUB}.key", "the hub", public)
+            write_key_file(secret, "the hub", public, private)
     return hub_keys(folder)[0]
 
 
 def make_client(folder: Path, name: str) -> Path:
-    """Make the keys of a client, and let it in; return the file that the client needs."""
+    """Make the keys of a client, and let it in; return the file that it needs. Raises `ImproperlyConfigured`."""
     if not NAME.fullmatch(name) or name == HUB:
         raise ImproperlyConfigured(f"{name!r} cannot be the name of a client: letters, digits and . _ @ - may be in "
                                    "it, and `hub` is the hub itself.")  # fmt: skip
-    public, private = zmq.curve_keypair()
-    path = folder / f"{name}.key_secret"
-    try:
+    path, known = folder / f"{name}.key_secret", folder / "clients" / f"{name}.key"
+    with _writing(folder):
+        for file in (known, path):
+            if file.exists():
+                raise ImproperlyConfigured(f"There are keys of {name} already: {file}. Delete it, and make others; the "
+                                           f"client is let in while {known} is there.")  # fmt: skip
+        public, private = zmq.curve_keypair()
         write_key_file(path, f"the client {name}", public, private)
-        write_key_file(folder / "clients" / f"{name}.key", f"the client {name}", public)
-    except FileExistsError as error:
-        raise ImproperlyConfigured(f"There are keys of {name} already: {error.filename}. Delete the files, and the "
-                                   "client is shut out.") from error  # fmt: skip
+        write_key_file(known, f"the client {name}", public)
     return path
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ImproperlyConfigured(f"Keys cannot be written to {folder}: {error}.") from error
 
 
 def hub_keys(folder: Path) -> tuple[bytes, bytes]:
@@ -58,10 +70,11 @@ def hub_keys(folder: Path) -> tuple[bytes, bytes]:
     path = folder / f"{HUB}.key_secret"
     try:
         public, secret = read_key_file(path)
+        mode = path.stat().st_mode
     except (OSError, ValueError) as error:
         raise ImproperlyConfigured(f"The keys of the hub cannot be read: {error}. Make them with `celeriac hub keys "
                                    f"--folder {folder}`.") from error  # fmt: skip
-    if path.stat().st_mode & 0o077:
+    if mode & 0o077:
         raise ImproperlyConfigured(f"Others may read {path}, the secret key of the hub: chmod 600 {path}")
     return public, secret
 

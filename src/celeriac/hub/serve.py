@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import os
 import select
 import socket
 import time
@@ -25,7 +24,8 @@ from celeriac.drivers.zmq.frames import (
     other_version,
 )
 from celeriac.drivers.zmq.verbs import Client
-from celeriac.errors import AccessRefused, BrokerError, ImproperlyConfigured
+from celeriac.errors import AccessRefused, BrokerError
+from celeriac.hub.binding import bind
 from celeriac.hub.clients import ZAP, Clients, Peer
 from celeriac.hub.keys import ClientKeys, hub_keys
 from celeriac.hub.pace import Pace
@@ -34,7 +34,7 @@ from celeriac.hub.turns import Turns
 from celeriac.model.clock import Clock
 from celeriac.model.gate import Unreadable
 
-__all__ = ["Hub", "is_local"]
+__all__ = ["Hub"]
 
 log = logging.getLogger("celeriac.hub")
 
@@ -59,8 +59,9 @@ class Hub:
     """Serves a file. `keys` is the folder of CURVE's keys; None: everybody is let in."""
 
     def __init__(self, binds: list[str], data: str, keys: Path | None = None, *, synchronous: str = "normal",
-                 timeout: float = 10.0, clock: Clock | None = None) -> None:  # fmt: skip
+                 timeout: float = 10.0, clock: Clock | None = None, socket_mode: int = 0o600) -> None:  # fmt: skip
         self._binds = binds
+        self._socket_mode = socket_mode
         self._keys = keys
         self._clients = Clients(ClientKeys(keys) if keys is not None else None)
         self._sessions = Sessions()
@@ -78,7 +79,7 @@ class Hub:
         self._retry_at = 0.0  # when they are tried again
 
     def open(self) -> list[str]:
-        """Bind, and open the file. Return the endpoints."""
+        """Open the file, and listen. Return the endpoints. Raises `ImproperlyConfigured`, `BrokerError`."""
         self._turns.database.connection()
         context = self._context
         self._zap = context.socket(zmq.REP)
@@ -97,17 +98,7 @@ class Hub:
             router.setsockopt(zmq.CURVE_SERVER, 1)
             router.setsockopt(zmq.CURVE_SECRETKEY, hub_keys(self._keys)[1])
             router.setsockopt(zmq.ZAP_DOMAIN, b"celeriac")
-        found = []
-        for bind in self._binds:
-            router.setsockopt(zmq.IPV6, int("[" in bind))
-            try:
-                router.bind(bind)
-            except zmq.ZMQError as error:
-                raise ImproperlyConfigured(f"The hub cannot bind {bind}: {error}. Is another one running?") from error
-            found.append(router.get_string(zmq.LAST_ENDPOINT).rstrip("\0"))
-            if bind.startswith("ipc://"):
-                os.chmod(bind.removeprefix("ipc://"), 0o600)
-        return found
+        return [bind(router, endpoint, self._socket_mode) for endpoint in self._binds]
 
     @property
     def wake_fd(self) -> int:
@@ -176,16 +167,35 @@ class Hub:
             try:
                 asked = self._zap.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                break
             self._zap.send_multipart(self._clients.answer(asked))
+        self._shut_out()
 
     def _look(self) -> None:
         """Do what is done once in a while."""
         self._look_at = time.monotonic() + LOOK_SECONDS
         self._clients.reread()
+        self._shut_out()
         self._sessions.forget_idle(time.time())
         self._sessions.bound()
         self._tell_nonsense()
+
+    def _shut_out(self) -> None:
+        """Refuse what waits of connections that are shut out. What they were given stands until their leases end."""
+        if not (gone := {*self._clients.shut_out}):
+            return
+        self._clients.shut_out.clear()
+        for identity in gone:
+            self._unsent.pop(identity, None)
+        for session in self._sessions.known.values():
+            for job in [job for job in session.running.values() if job.identity in gone]:
+                self._turns.polls.drop(job)
+                del session.running[job.number]
+                self._refuse(job.identity, session.client, job.number)
+
+    def _refuse(self, identity: bytes, client: str, number: int) -> None:
+        text = f"The key of {client} was taken away from it, or replaced, and this client is shut out."
+        self._send(identity, encode_reply(number, AccessRefused.__name__, text))
 
     # --- Receiving ------------------------------------------------------------------------------------
 
@@ -236,8 +246,7 @@ class Hub:
             self._nonsense[str(error)] += 1
             return None
         if peer.is_shut_out:
-            text = f"The key of {peer.name} was taken away from it, and this client is shut out."
-            self._send(identity, encode_reply(request.number, AccessRefused.__name__, text))
+            self._refuse(identity, peer.name, request.number)
             return None
         try:
             session = self._sessions.of(request.session, peer.name, now)
@@ -336,12 +345,3 @@ class _Unsent:
 
     def drop(self) -> None:
         self.size -= len(self.frames.popleft())
-
-
-def is_local(bind: str) -> bool:
-    """Return whether only this machine can reach an endpoint."""
-    scheme, _, rest = bind.partition("://")
-    host = rest.rpartition(":")[0].strip("[]")
-    return scheme == "ipc" or host in ("localhost", "::1") or host.startswith("127.")
-
-

@@ -11,6 +11,7 @@ import zmq
 
 from celeriac.drivers.zmq.address import Address
 from celeriac.drivers.zmq.frames import LARGEST_FRAME
+from celeriac.errors import ImproperlyConfigured
 
 __all__ = ["Happening", "Line", "context"]
 
@@ -70,12 +71,17 @@ class Line:
                 socket.setsockopt(zmq.CURVE_PUBLICKEY, address.public_key)
                 socket.setsockopt(zmq.CURVE_SECRETKEY, address.secret_key)
                 socket.setsockopt(zmq.CURVE_SERVERKEY, address.server_key)
-            self.monitor = socket.get_monitor_socket(HEARD)
-            self.monitor.setsockopt(zmq.LINGER, 0)
-            socket.connect(address.endpoint)
         except BaseException:
             socket.close(0)
             raise
+        self.monitor = socket.get_monitor_socket(HEARD)
+        self.monitor.setsockopt(zmq.LINGER, 0)
+        try:
+            socket.connect(address.endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ImproperlyConfigured(f"{address} is no address of a hub: {error}. Write zmq://host:5557 or "
+                                       "zmq+ipc:///path/to/socket.") from error  # fmt: skip
 
     def happenings(self) -> list[Happening]:
         """Return what has happened since the last call."""
