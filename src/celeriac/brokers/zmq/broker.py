@@ -12,6 +12,7 @@ import msgspec
 from celeriac.brokers.zmq.lease import HubLease
 from celeriac.brokers.zmq.operations import HubOperations
 from celeriac.drivers.zmq.conversation import Ask
+from celeriac.drivers.zmq.frames import FRAME_BYTES
 from celeriac.drivers.zmq.schedules import HubSchedules
 from celeriac.drivers.zmq.server import Server, server
 from celeriac.drivers.zmq.verbs import Client
@@ -26,8 +27,7 @@ from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 
 __all__ = ["HubBroker", "connect"]
 
-PUBLISH_BATCH: Final = 500  # messages in one request …
-PUBLISH_BYTES: Final = 4 << 20  # … and so many bytes, unless one message has more
+PUBLISH_BATCH: Final = 500  # messages in one request, at most
 LISTEN_SECONDS: Final = 30.0  # in one request
 LISTEN_PAUSE: Final = 0.5
 TOKEN: Final = re.compile(r"([0-9]{1,18}):[0-9]{1,18}:[0-9]{1,18}:[0-9a-f]{1,15}:[0-9a-f]{1,16}")
@@ -70,7 +70,7 @@ class HubBroker(Broker, ScheduleKeeper):
             values = list(map(self.server.pack, some))
             first = size = 0
             for place, value in enumerate(values):
-                if place > first and size + len(value) > PUBLISH_BYTES:
+                if place > first and size + len(value) > FRAME_BYTES:
                     yield some[first:place], values[first:place]
                     first, size = place, 0
                 size += len(value)

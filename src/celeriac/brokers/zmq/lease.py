@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from celeriac.brokers.dead_workers import tell_returned
+from celeriac.drivers.zmq.frames import portions
 from celeriac.drivers.zmq.server import Server
 from celeriac.drivers.zmq.verbs import Advanced, Given, Settled
 from celeriac.errors import LeaseLost
@@ -109,8 +110,7 @@ class HubLease(Lease):
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         done: list[bool] = []
-        for start in range(0, len(settlements), SETTLE_BATCH):
-            items = [self._settled(item) for item in settlements[start : start + SETTLE_BATCH]]
+        for items in portions([self._settled(item) for item in settlements], _size, SETTLE_BATCH):
             done += await self._server.ado("leases.settle", self._number, items)
         return done
 
@@ -175,3 +175,7 @@ class HubLease(Lease):
         return found
 
 
+def _size(item: Settled) -> int:
+    """Return about how many bytes a settlement has."""
+    size = len(item.outcome or b"") + len(item.message or b"")
+    return size + sum(map(len, item.follow_ups)) if item.follow_ups else size

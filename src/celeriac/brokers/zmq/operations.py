@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final
 
 from msgspec.structs import replace
 
+from celeriac.drivers.zmq.frames import FRAME_BYTES, portions
 from celeriac.drivers.zmq.server import Server
 from celeriac.drivers.zmq.verbs import Found, Removed
 from celeriac.model.message import Message
@@ -27,6 +28,9 @@ from celeriac.ports.operations import (
 
 __all__ = ["HubOperations"]
 
+FEW: Final = 100  # ids that are asked for together
+MANY: Final = 1000  # messages in one request, at most
+
 
 class HubOperations(Operations):
     """Operations by requests to the hub. Messages that are sent anew are encoded here: the hub has no keys."""
@@ -39,16 +43,16 @@ class HubOperations(Operations):
         return found
 
     async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
-        return list(map(self._shown, await self._ask("peek", queue, limit, offset)))
+        return list(map(self._shown, await self._page("peek", queue, limit, offset)))
 
     async def heads(self, queue: str) -> list[Message]:
         return list(map(self._shown, await self._ask("heads", queue)))
 
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
-        return list(map(self._shown, await self._ask("scheduled", queue, limit, offset)))
+        return list(map(self._shown, await self._page("scheduled", queue, limit, offset)))
 
     async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
-        return {one.id: (one.state, self._shown(one)) for one in await self._ask("find", list(ids))}
+        return {one.id: (one.state, self._shown(one)) async for one in self._found(ids)}
 
     async def holder(self, message: Message) -> Holder | None:
         found = await self._ask("holder", message.id)
@@ -77,11 +81,13 @@ class HubOperations(Operations):
                        to: str | None = None) -> int:  # fmt: skip
         """Write messages that wait in one of these states anew, changed; return how many there were. Not those `to`."""
         changes: dict[str, tuple[bytes, bytes]] = {}
-        for one in await self._ask("find", list(ids)):
+        async for one in self._found(ids):
             message = self._shown(one)
             if one.state in states and one.queue != to and message.task != UNREADABLE:
                 changes[one.id] = (one.data, self._server.pack(changed(message)))
-        count: int = await self._ask("rewrite", changes, list(states)) if changes else 0
+        count = 0
+        for some in portions([*changes.items()], lambda change: len(change[1][0]) + len(change[1][1]), MANY):
+            count += await self._ask("rewrite", dict(some), list(states))
         return count
 
     async def pause(self, queue: str) -> None:
@@ -92,13 +98,15 @@ class HubOperations(Operations):
 
     async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
         return [Dead(message=self._shown(one), reason=one.reason, at=one.at)
-                for one in await self._ask("dead", queue, limit, offset)]  # fmt: skip
+                for one in await self._page("dead", queue, limit, offset)]  # fmt: skip
 
     async def resend(self, ids: Sequence[str]) -> int:
         codec = self._server.codec
-        letters = [one for one in await self._ask("find", list(ids)) if one.state == "dead"]
-        values = {one.id: self._server.pack(anew(self._shown(one), codec)) for one in letters}
-        count: int = await self._ask("resend", values) if values else 0
+        values = [(one.id, self._server.pack(anew(self._shown(one), codec)))
+                  async for one in self._found(ids) if one.state == "dead"]  # fmt: skip
+        count = 0
+        for some in portions(values, lambda value: len(value[1]), MANY):
+            count += await self._ask("resend", dict(some))
         return count
 
     async def drop(self, ids: Sequence[str]) -> int:
@@ -117,6 +125,21 @@ class HubOperations(Operations):
             return self._server.message(one.data, one.queue)
         except ValueError as error:
             return unreadable(one.data, one.queue, str(error), id=one.id).message
+
+    async def _page(self, verb: str, queue: str | None, limit: int, offset: int) -> list[Found]:
+        """Return a page; the hub answers with a part of it, if it is large."""
+        found: list[Found] = []
+        while part := await self._ask(verb, queue, limit - len(found), offset + len(found)):
+            found += part
+            if len(found) >= limit or sum(len(one.data) for one in part) < FRAME_BYTES:
+                break
+        return found
+
+    async def _found(self, ids: Sequence[str]) -> AsyncIterator[Found]:
+        """Yield messages by their ids."""
+        for start in range(0, len(ids), FEW):
+            for one in await self._ask("find", list(ids[start : start + FEW])):
+                yield one
 
     async def _ask(self, verb: str, *arguments: Any) -> Any:
         return await self._server.ado(f"operations.{verb}", *arguments)

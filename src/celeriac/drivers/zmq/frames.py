@@ -14,7 +14,8 @@ requests wait a minute for something to happen, and the answers to all that was 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -22,6 +23,7 @@ from msgspec import Meta
 from celeriac.model.gate import UNDECODABLE, Unreadable
 
 __all__ = [
+    "FRAME_BYTES",
     "LARGEST_FRAME",
     "VERSION",
     "OtherVersion",
@@ -32,6 +34,7 @@ __all__ = [
     "encode_reply",
     "encode_request",
     "other_version",
+    "portions",
 ]  # fmt: skip
 
 LETTERS: Final = b"CLRZ"
@@ -39,6 +42,9 @@ VERSION: Final = 1
 START: Final = LETTERS + bytes([VERSION])
 HEAD: Final = len(START)
 LARGEST_FRAME: Final = (1 << 30) + (1 << 20)  # bytes: one message of the largest size there is, and what is around it
+FRAME_BYTES: Final = 4 << 20  # of what is asked or answered at once, unless one item of it has more
+
+Item = TypeVar("Item")
 
 Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
@@ -114,3 +120,16 @@ def _check(frame: bytes) -> None:
         if frame[: len(LETTERS)] == LETTERS and len(frame) >= HEAD:
             raise OtherVersion(frame[HEAD - 1])
         raise Unreadable("it is no frame of Celeriac's")
+
+
+def portions(items: Sequence[Item], size: Callable[[Item], int], most: int) -> Iterator[Sequence[Item]]:
+    """Yield items in their order, `most` at a time, and no more than fit into a frame."""
+    start = total = 0
+    for place, item in enumerate(items):
+        more = size(item)
+        if place > start and (place - start == most or total + more > FRAME_BYTES):
+            yield items[start:place]
+            start, total = place, 0
+        total += more
+    if start < len(items):
+        yield items[start:]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from celeriac.backends.sqlite import SQLiteBackend
 from celeriac.drivers.sqlite.claims import SQLiteClaimStore
 from celeriac.drivers.sqlite.workflows import peek_pending
+from celeriac.drivers.zmq.frames import FRAME_BYTES
 from celeriac.drivers.zmq.parcels import OutcomeParcel, parcel_of_outcome
 from celeriac.drivers.zmq.verbs import Advanced
 from celeriac.hub.database import HubDatabase, finish
@@ -15,6 +16,8 @@ from celeriac.model.clock import Clock
 from celeriac.ports.workflows import NodeEnd, PendingNode, Plan
 
 __all__ = ["Backend", "Claims"]
+
+FEW: Final = 8  # outcomes; more are looked up together if these are small
 
 
 class Backend:
@@ -39,13 +42,23 @@ class Backend:
 
     def _as_first(self, parcels: list[OutcomeParcel], done: list[bool]) -> list[bool]:
         if self._turn.repeated and not all(done):
-            there = self.look([parcel.id for parcel in parcels], final=True)
+            there = self._look([parcel.id for parcel in parcels], final=True)
             return [new or there.get(one.id) == one.data for one, new in zip(parcels, done, strict=True)]
         return done
 
     def look(self, ids: list[str], final: bool) -> dict[str, bytes]:
-        """Return the known outcomes of tasks."""
-        found = self._backend.look(ids, final) if ids else {}
+        """Return the known outcomes of tasks: of many large ones a part, of at least `FRAME_BYTES`."""
+        found: dict[str, bytes] = {}
+        size = start = 0
+        step = FEW
+        while start < len(ids) and size < FRAME_BYTES:
+            found |= self._look(ids[start : start + step], final)
+            size = sum(map(len, found.values()))
+            start, step = start + step, 4 * step
+        return found
+
+    def _look(self, ids: list[str], final: bool) -> dict[str, bytes]:
+        found = self._backend.look(ids, final)
         return {id: cast(OutcomeParcel, outcome).data for id, outcome in found.items()}
 
     def forget(self, ids: list[str]) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Final, cast
 
 from celeriac.brokers.sqlite.lease import RELEASE, SETTLE, SQLiteLease, held_of
 from celeriac.brokers.sqlite.rows import queue_of
 from celeriac.brokers.sqlite.unreadable import put_aside
 from celeriac.drivers.sqlite.opening import Connection
+from celeriac.drivers.zmq.frames import FRAME_BYTES
 from celeriac.drivers.zmq.parcels import Parcel, parcel_of, parcel_of_outcome
 from celeriac.drivers.zmq.verbs import Advanced, Found, Given, Settled
 from celeriac.hub.database import HubDatabase, finish
@@ -25,6 +27,7 @@ from celeriac.ports.broker import Claim, Delivery
 
 __all__ = ["HubLease", "Leases", "found_of", "given_of", "published"]
 
+MANY: Final = 1 << 40
 KNOWN: Final = 10_000  # leases that are remembered
 OF_RECEIPT: Final = "SELECT line, rank, seq, receipt, CAST(deliveries AS INTEGER), message FROM active WHERE lease = ?"
 TAKEN_OVER: Final = f"{OF_RECEIPT} AND receipt < 0"
@@ -32,7 +35,10 @@ STANDS: Final = "SELECT 1 FROM leases WHERE lease = ?"
 
 
 class HubLease(SQLiteLease):
-    """A lease whose receipts are given by its client."""
+    """A lease whose receipts are given by its client. What it takes at once fits into a frame."""
+
+    _most = MANY  # messages to take at once
+    _left = 0  # bytes that still fit into the answer
 
     def set(self, seconds: float | None = None, max_deliveries: int | None = None,
             result_expires: float | None = None) -> None:  # fmt: skip
@@ -49,7 +55,25 @@ class HubLease(SQLiteLease):
         """Take messages under a receipt. `lined_up`: nothing has to be moved to its line before."""
         self._receipts = receipt - 1
         take = self._take_ready if lined_up else self._take
-        return self._database.write(lambda connection: take(connection, queues, slots))
+        slots = {lane: min(free, self._most) for lane, free in slots.items()}
+
+        def work(connection: Connection) -> list[Delivery]:
+            self._left = FRAME_BYTES
+            return take(connection, queues, slots)
+
+        taken = self._database.write(work)
+        self._most = MANY if self._left else 2 * len(taken)  # so that large ones are not read in vain
+        return taken
+
+    def _fitting(self, rows: list[Any]) -> list[Any]:
+        size = sum([len(row[3]) for row in rows])
+        if size > self._left:
+            sizes = accumulate(len(row[3]) for row in rows)
+            fits = next(place for place, size in enumerate(sizes) if size > self._left)
+            rows = rows[: max(fits, int(self._left == FRAME_BYTES))]  # one that is larger, alone
+            size = self._left
+        self._left -= size
+        return rows
 
     def taken(self, receipt: int | None) -> list[Given]:
         """Return what was taken under a receipt before; None: what was taken over from dead workers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, cast
 
 from celeriac.brokers.sqlite.operations import HOLDER, SQLiteOperations
@@ -10,6 +10,7 @@ from celeriac.brokers.sqlite.rows import Found as Row
 from celeriac.brokers.sqlite.rows import find, insert, remove
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import ACTIVE, DEAD
+from celeriac.drivers.zmq.frames import FRAME_BYTES
 from celeriac.drivers.zmq.parcels import Parcel, parcel_of, parcel_of_outcome
 from celeriac.drivers.zmq.verbs import Found, Removed
 from celeriac.hub.database import HubDatabase, finish
@@ -20,6 +21,7 @@ from celeriac.ports.operations import QueueCounts
 
 __all__ = ["Operations"]
 
+FEW: Final = 8  # messages; more are read together if these are small
 WORKERS: Final = "SELECT CAST(info AS BLOB), renewed_at, expires_at FROM leases WHERE expires_at > ?"
 
 
@@ -38,7 +40,8 @@ class Operations:
 
     def peek(self, queue: str, limit: int, offset: int) -> list[Found]:
         """Return ready messages."""
-        return list(map(found_of, finish(self._operations.peek(queue, limit, offset))))
+        peek = self._operations.peek
+        return _page(lambda most, start: map(found_of, finish(peek(queue, most, start))), limit, offset)
 
     def heads(self, queue: str) -> list[Found]:
         """Return those that come next in their lane and priority."""
@@ -46,7 +49,8 @@ class Operations:
 
     def scheduled(self, queue: str | None, limit: int, offset: int) -> list[Found]:
         """Return scheduled messages."""
-        return list(map(found_of, finish(self._operations.scheduled(queue, limit, offset))))
+        scheduled = self._operations.scheduled
+        return _page(lambda most, start: map(found_of, finish(scheduled(queue, most, start))), limit, offset)
 
     def find(self, ids: list[str]) -> list[Found]:
         """Return messages by their ids, with their states."""
@@ -108,8 +112,12 @@ class Operations:
 
     def dead(self, queue: str | None, limit: int, offset: int) -> list[Found]:
         """Return dead letters."""
-        letters = finish(self._operations.dead(queue, limit, offset))
-        return [found_of(one.message, reason=one.reason, at=one.at) for one in letters]
+
+        def read(most: int, start: int) -> Iterable[Found]:
+            letters = finish(self._operations.dead(queue, most, start))
+            return [found_of(one.message, reason=one.reason, at=one.at) for one in letters]
+
+        return _page(read, limit, offset)
 
     def resend(self, values: dict[str, bytes]) -> int:
         """Return dead letters to their queues, as these new messages."""
@@ -129,3 +137,18 @@ class Operations:
     def workers(self) -> list[tuple[bytes, float, float]]:
         """Return the infos of workers, and when each renewed its lease and loses it."""
         return self._database.read(lambda connection: connection.execute(WORKERS, (self._clock.now(),)).fetchall())
+
+
+def _page(read: Callable[[int, int], Iterable[Found]], limit: int, offset: int) -> list[Found]:
+    """Return what `read` finds, by limit and offset: of much a part, of at least `FRAME_BYTES`."""
+    found: list[Found] = []
+    size, step = 0, FEW
+    while len(found) < limit and size < FRAME_BYTES:
+        most = min(step, limit - len(found))
+        part = list(read(most, offset + len(found)))
+        found += part
+        size += sum(len(one.data) for one in part)
+        if len(part) < most:
+            break
+        step *= 4
+    return found
