@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from celeriac import Celeriac
 from celeriac.backends.stomp import StompReplyBackend
 from celeriac.brokers.queue_server import lease as lease_module
 from celeriac.brokers.stomp import StompBroker
@@ -21,13 +23,21 @@ from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.drivers.stomp.address import Address
 from celeriac.drivers.stomp.frames import Frame, Parser, Publication, escaped, headers
 from celeriac.drivers.stomp.server import Server
-from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, NotSupported
+from celeriac.errors import (
+    BrokerError,
+    BrokerMisconfigured,
+    BrokerUnavailable,
+    ImproperlyConfigured,
+    NotSupported,
+    WorkerLost,
+)
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.keys import new_key, parse_key
 from celeriac.model.message import PLAIN, Message, new_id
 from celeriac.ports.broker import Action, Delivery, Lease, Settlement
 from celeriac.ports.operations import WorkerInfo
+from celeriac.testing import running_worker
 from tests.activemq_server import ActiveMQServer, running_activemq
 from tests.patience import PATIENCE, eventually, in_time
 from tests.proxies import Listening
@@ -134,11 +144,36 @@ async def test_what_activemq_is_not_set_up_for_is_refused_with_the_line_to_chang
 ) -> None:
     unfit = broker(servers, bare(activemq))
     for _ in range(2):
-        with pytest.raises(BrokerMisconfigured, match=line):
+        with pytest.raises(NotSupported, match=line):
             unfit.publish([message(**fields)])
-        with pytest.raises(BrokerMisconfigured, match=line):
+        with pytest.raises(NotSupported, match=line):
             await unfit.apublish([message(**fields)])
     unfit.publish([message()])
+
+
+def test_a_retry_that_activemq_is_not_set_up_for_becomes_a_dead_letter_and_its_neighbours_end(
+    activemq: ActiveMQServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Celeriac("shop", broker_url=bare(activemq), result_backend="memory://", broker_publish_timeout=PATIENCE)
+
+    @app.task(name="add")
+    def add(x: int) -> int:
+        return x + 1
+
+    @app.task(name="fails", autoretry_for=(ValueError,), default_retry_delay=60)
+    def fails() -> None:
+        raise ValueError
+
+    calls = [*(add.delay(x) for x in range(10)), failed := fails.delay(), *(add.delay(x) for x in range(10, 20))]
+    with running_worker(app):
+        with pytest.raises(WorkerLost, match=r'could not settle the task: .*schedulerSupport="true"'):
+            failed.get(timeout=PATIENCE)
+        assert [call.get(timeout=PATIENCE) for call in calls if call is not failed] == list(range(1, 21))
+        (letter,) = app.broker.complete(app.broker.operations().dead(None, 100))
+    app.close()
+    assert letter.message.id == failed.id
+    assert "schedulerSupport" in letter.reason
+    assert not re.search(r"is unavailable|The lease is gone|is discarded", caplog.text)
 
 
 async def test_a_message_that_is_too_large_is_refused(activemq: ActiveMQServer, servers: list[Server]) -> None:

@@ -22,7 +22,7 @@ from celeriac.drivers.stomp.aio import AioConnection
 from celeriac.drivers.stomp.frames import Frame, Publication, headers
 from celeriac.drivers.stomp.opening import Browse
 from celeriac.drivers.stomp.server import Batch, Server
-from celeriac.errors import BrokerMisconfigured, NotSupported
+from celeriac.errors import NotSupported
 from celeriac.model.clock import Clock
 from celeriac.model.message import new_id
 
@@ -112,17 +112,17 @@ class StompTransport(ServerTransport[Server, StompTopology, AioConnection]):
             return
         found = yield from self._try({"at once": {}, "later": {"AMQ_SCHEDULED_DELAY": "2000"}})
         if "later" in found:
-            raise BrokerMisconfigured(f"{self} delivers delayed messages at once, for its scheduler is off: tasks "
-                                      "cannot have an ETA or a countdown, nor be retried after a delay. Switch it on "
-                                      f"in activemq.xml: {SCHEDULES}")  # fmt: skip
+            raise NotSupported(f"{self} delivers delayed messages at once, for its scheduler is off: tasks cannot have "
+                               "an ETA or a countdown, nor be retried after a delay. Switch it on in activemq.xml: "
+                               f"{SCHEDULES}")  # fmt: skip
 
     def _try_priorities(self) -> Procedure[None]:
         """Refuse priorities where the server does not sort by them."""
         if self.topology.dialect.browses:
             found = yield from self._try({"low": {"priority": "1"}, "high": {"priority": "9"}})
             if found[:2] == ["low", "high"]:
-                raise BrokerMisconfigured(f"{self} does not sort messages by priority: tasks cannot have another "
-                                          f"one than {USUAL}. Switch it on in activemq.xml: {SORTS}")  # fmt: skip
+                raise NotSupported(f"{self} does not sort messages by priority: tasks cannot have another one than "
+                                   f"{USUAL}. Switch it on in activemq.xml: {SORTS}")  # fmt: skip
         self.declared.add(PRIORITIES)
 
     def _try(self, messages: dict[str, dict[str, str]]) -> Procedure[list[str]]:
