@@ -142,6 +142,29 @@ async def test_a_delivery_that_can_be_neither_settled_nor_set_aside_is_left_and_
     assert await app.broker.operations().find([bad.id]) == {bad.id: ("ready", bad)}  # it was returned at the end
 
 
+async def test_a_caller_whose_address_is_the_fault_is_not_told_that_its_message_was_set_aside(
+    app: Celeriac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = call(reply_to="good"), call(reply_to="bad")
+    told: list[str] = []
+    write = SettlementWriter.write
+
+    async def fragile(self: Any, lease: Any, settlements: list[Settlement], now: float) -> list[bool]:
+        addresses = [item.outcome.reply_to for item in settlements if item.outcome is not None]
+        if any(not item.reason for item in settlements) or "bad" in addresses:
+            raise ZeroDivisionError
+        told.extend(addresses)
+        return await write(self, lease, settlements, now)
+
+    monkeypatch.setattr(SettlementWriter, "write", fragile)
+    app.broker.publish([good, bad])
+    with running_worker(app):
+        for message in (good, bad):
+            with pytest.raises(WorkerLost, match="could not settle the task"):
+                app.AsyncResult(message.id).get(timeout=PATIENCE)
+    assert sorted(told) == ["", "good"]
+
+
 async def test_a_node_that_cannot_be_advanced_is_removed_and_others_go_on(
     app: Celeriac, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -151,10 +151,11 @@ async def test_what_activemq_is_not_set_up_for_is_refused_with_the_line_to_chang
     unfit.publish([message()])
 
 
+@pytest.mark.parametrize("backend", ["memory://", "rpc://"])
 def test_a_retry_that_activemq_is_not_set_up_for_becomes_a_dead_letter_and_its_neighbours_end(
-    activemq: ActiveMQServer, caplog: pytest.LogCaptureFixture
+    activemq: ActiveMQServer, caplog: pytest.LogCaptureFixture, backend: str
 ) -> None:
-    app = Celeriac("shop", broker_url=bare(activemq), result_backend="memory://", broker_publish_timeout=PATIENCE)
+    app = Celeriac("shop", broker_url=bare(activemq), result_backend=backend, broker_publish_timeout=PATIENCE)
 
     @app.task(name="add")
     def add(x: int) -> int:

@@ -195,21 +195,26 @@ class Settler:
         message = ending.delivery.message
         reason = f"it cannot be settled: {error}"
         log.error("%s[%s] becomes a dead letter: %s", message.task, message.id, reason, exc_info=error)
-        bare = replace(message, place=None, reply_to="", link=[], link_error=[])  # any of these may be the fault
         failure = WorkerLost(f"The worker could not settle the task: {error}. The message is now a dead letter: "
                              "see `celeriac queues dead list`.")  # fmt: skip
-        outcome = Outcome.failed(bare, failure, states.FAILURE, self._app.clock.now(), self._options.name)
-        settlement = Settlement(delivery=ending.delivery, action=Action.BURY, outcome=outcome, reason=reason)
-        try:
-            (accepted,) = await self._writer.write(lease, [settlement], self._app.clock.now())
-            if accepted:
-                self._heartbeat.counters.add(DEAD_LETTERS, queue=message.queue, reason="unsettled")
-        except Exception as second:
-            if may_end(second):
-                raise
-            log.exception("Cannot set %s[%s] aside; the worker holds it until it stops", message.task, message.id)
-            return False
-        return accepted
+        faults: list[Exception] = []
+        for address in dict.fromkeys((message.reply_to, "")):  # any of these may be the fault, but seldom the address
+            bare = replace(message, place=None, reply_to=address, link=[], link_error=[])
+            outcome = Outcome.failed(bare, failure, states.FAILURE, self._app.clock.now(), self._options.name)
+            settlement = Settlement(delivery=ending.delivery, action=Action.BURY, outcome=outcome, reason=reason)
+            try:
+                (accepted,) = await self._writer.write(lease, [settlement], self._app.clock.now())
+            except Exception as second:
+                if may_end(second):
+                    raise
+                faults.append(second)
+            else:
+                if accepted:
+                    self._heartbeat.counters.add(DEAD_LETTERS, queue=message.queue, reason="unsettled")
+                return accepted
+        log.error("Cannot set %s[%s] aside; the worker holds it until it stops", message.task, message.id,
+                  exc_info=faults[-1])  # fmt: skip
+        return False
 
     def _with_call(self, settlement: Settlement) -> Settlement:
         """Return a settlement whose outcome says what was called, if that is wanted."""
