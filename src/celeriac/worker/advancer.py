@@ -24,7 +24,7 @@ from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Lease
 from celeriac.ports.workflows import Advance, PendingNode, WorkflowStore
-from celeriac.worker.heartbeat import FIRST_PAUSE, may_end, next_pause
+from celeriac.worker.heartbeat import FIRST_PAUSE, fault, may_end, next_pause
 from celeriac.worker.outages import Outages
 
 __all__ = ["Advancer"]
@@ -120,8 +120,8 @@ class Advancer:
         except Exception as error:
             if may_end(error):
                 raise
-            log.exception("Nothing follows node %d of the workflow %s: it cannot be advanced",
-                          node.node, node.workflow)  # fmt: skip
+            log.error("Nothing follows node %d of the workflow %s: it cannot be advanced: %s",
+                      node.node, node.workflow, error, exc_info=fault(error))  # fmt: skip
             await self._drop(store, node)
 
     async def _drop(self, store: WorkflowStore, node: PendingNode) -> None:

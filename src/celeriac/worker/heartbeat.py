@@ -17,6 +17,7 @@ from celeriac.errors import (
     BrokerError,
     BrokerMisconfigured,
     BrokerUnavailable,
+    CeleriacError,
     LeaseLost,
     NotSupported,
     Unstorable,
@@ -29,7 +30,7 @@ from celeriac.worker.options import WorkerOptions
 from celeriac.worker.outages import Outages
 from celeriac.worker.pools.pool import Pool
 
-__all__ = ["FIRST_PAUSE", "Heartbeat", "may_end", "next_pause"]
+__all__ = ["FIRST_PAUSE", "Heartbeat", "fault", "may_end", "next_pause"]
 
 log = logging.getLogger("celeriac.worker")
 
@@ -46,6 +47,14 @@ def next_pause(pause: float) -> float:
 def may_end(error: Exception) -> bool:
     """Return whether an error may end by itself, as an outage does, so that what failed should be tried again."""
     return isinstance(error, BrokerError | BackendError) and not isinstance(error, NotSupported | Unstorable)
+
+
+def fault(error: Exception) -> Exception | None:
+    """Return an error that nobody expects, to be logged with where it was raised; None for a refusal, which says why.
+
+    If the worker logs at the level DEBUG, return any.
+    """
+    return None if isinstance(error, CeleriacError) and not log.isEnabledFor(logging.DEBUG) else error
 
 
 class Heartbeat:

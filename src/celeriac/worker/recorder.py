@@ -23,7 +23,7 @@ from celeriac.metrics.counts import DROPPED
 from celeriac.model.history import COUNTERS, SAMPLED, SLOT, Attempt, Batch, Event, FailureSignature, Key, Sums
 from celeriac.ports.history import History, Limits
 from celeriac.worker.counters import Counters
-from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
+from celeriac.worker.heartbeat import FIRST_PAUSE, fault, next_pause
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.outages import Outages
 from celeriac.worker.sampling import Sampler, attempt_of, signature_of_failure
@@ -152,7 +152,8 @@ class Recorder:
                 pause = FIRST_PAUSE
             except Unstorable as error:
                 _answer(waiters, error)
-                log.exception("The history cannot keep what was to be written, and it is dropped")
+                log.error("The history cannot keep what was to be written, and it is dropped: %s", error,
+                          exc_info=fault(error))  # fmt: skip
                 self._bound(0, 0)
             except (BrokerError, BackendError) as error:
                 _answer(waiters, error)

@@ -24,7 +24,7 @@ from celeriac.worker.advancer import Advancer
 from celeriac.worker.attempt_log import AttemptLog
 from celeriac.worker.decide import Ending, decide
 from celeriac.worker.ending_signals import send_ending_signals
-from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, may_end, next_pause
+from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, fault, may_end, next_pause
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.recorder import Recorder
 from celeriac.worker.settlement_writer import SettlementWriter
@@ -155,7 +155,8 @@ class Settler:
         except Exception as error:
             if may_end(error):
                 raise
-            log.exception("Cannot store the states of %d tasks; they are dropped", len(reported))
+            log.error("Cannot store the states of %d tasks; they are dropped: %s", len(reported), error,
+                      exc_info=fault(error))  # fmt: skip
 
     async def _settle_or_isolate(self, endings: list[Ending]) -> None:
         """Settle a batch. If it fails, and not by an outage, one delivery is at fault: find it and set it aside.
@@ -194,7 +195,7 @@ class Settler:
         """Make a dead letter of a message that cannot be settled, with a failure as its outcome; return whether."""
         message = ending.delivery.message
         reason = f"it cannot be settled: {error}"
-        log.error("%s[%s] becomes a dead letter: %s", message.task, message.id, reason, exc_info=error)
+        log.error("%s[%s] becomes a dead letter: %s", message.task, message.id, reason, exc_info=fault(error))
         failure = WorkerLost(f"The worker could not settle the task: {error}. The message is now a dead letter: "
                              "see `celeriac queues dead list`.")  # fmt: skip
         faults: list[Exception] = []
@@ -212,8 +213,8 @@ class Settler:
                 if accepted:
                     self._heartbeat.counters.add(DEAD_LETTERS, queue=message.queue, reason="unsettled")
                 return accepted
-        log.error("Cannot set %s[%s] aside; the worker holds it until it stops", message.task, message.id,
-                  exc_info=faults[-1])  # fmt: skip
+        log.error("Cannot set %s[%s] aside; the worker holds it until it stops: %s", message.task, message.id,
+                  faults[-1], exc_info=fault(faults[-1]))  # fmt: skip
         return False
 
     def _with_call(self, settlement: Settlement) -> Settlement:

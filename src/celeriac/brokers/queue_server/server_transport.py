@@ -214,7 +214,7 @@ class ConnectedWorker(WorkerConnection, Generic[T, C]):
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and self.lost is None:
             log.error("The worker's connection to %s ends, for the worker can hear no more: %s", self._transport, error,
-                      exc_info=error)  # fmt: skip
+                      exc_info=None if isinstance(error, BrokerError) else error)  # fmt: skip
             self.abandon(f"{type(error).__name__}: {error}")
 
     async def read_journal(self, channel: str, keep: Keep) -> None:
