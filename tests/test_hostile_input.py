@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +16,14 @@ from celeriac import Celeriac, group
 from celeriac.app.control import COMMANDS as CHANNEL
 from celeriac.canvas.tree import Step, Tree
 from celeriac.dashboard.calls import call_text
-from celeriac.errors import NotSupported, WorkerLost
+from celeriac.errors import AccessRefused, CeleriacError, NotSupported, WorkerLost
 from celeriac.inspector import Inspector
 from celeriac.model.message import Link, Message, Place, encode, new_id
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Settlement
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan
 from celeriac.testing import running_worker
+from celeriac.worker import advancer
 from celeriac.worker.advancer import Advancer
 from celeriac.worker.settlement_writer import SettlementWriter
 from tests.commands import command
@@ -100,15 +102,16 @@ async def test_a_place_in_a_workflow_that_does_not_exist_runs_and_nothing_follow
     assert await dead(app) == []
 
 
+@pytest.mark.parametrize("refusal", [NotSupported, AccessRefused])
 async def test_an_error_in_settling_one_delivery_holds_up_no_other(
-    app: Celeriac, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    app: Celeriac, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refusal: type[CeleriacError]
 ) -> None:
     messages = [call() for _ in range(20)]
     write = SettlementWriter.write
 
     async def fragile(self: Any, lease: Any, settlements: list[Settlement], now: float) -> list[bool]:
         if any(item.delivery.message.id == messages[7].id and not item.reason for item in settlements):
-            raise NotSupported("not here")
+            raise refusal("not here")
         return await write(self, lease, settlements, now)
 
     monkeypatch.setattr(SettlementWriter, "write", fragile)
@@ -143,6 +146,18 @@ async def test_a_delivery_that_can_be_neither_settled_nor_set_aside_is_left_and_
         assert "ZeroDivisionError" in caplog.text  # a fault is logged with its traceback
         assert works(app)
     assert await app.broker.operations().find([bad.id]) == {bad.id: ("ready", bad)}  # it was returned at the end
+
+
+async def test_a_worker_that_may_not_settle_anything_ends(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(self: Any, lease: Any, settlements: list[Settlement], now: float) -> list[bool]:
+        raise AccessRefused
+
+    monkeypatch.setattr(SettlementWriter, "write", refuse)
+    messages = [call() for _ in range(3)]
+    app.broker.publish(messages)
+    with pytest.raises(CeleriacError, match="test worker failed"), running_worker(app) as worker:
+        wait_for(lambda: worker._failure)
+    assert await dead(app) == []
 
 
 async def test_a_caller_whose_address_is_the_fault_is_not_told_that_its_message_was_set_aside(
@@ -183,6 +198,29 @@ async def test_a_node_that_cannot_be_advanced_is_removed_and_others_go_on(
         other = (group(add.s(1, 1), add.s(2, 2)) | app.tasks["shop.total"].s()).delay()
         assert other.get(timeout=PATIENCE) == 6
     assert PendingNode(bad.workflow, 7) not in await store.claim_pending(10, 1.0)
+
+
+async def test_a_node_whose_next_step_a_worker_may_not_send_waits_for_the_right_and_others_go_on(
+    app: Celeriac, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(advancer, "CLAIM_SECONDS", 0.2)
+    write, granted = Advancer._write, threading.Event()
+
+    async def fragile(self: Any, advances: list[Advance], *others: Any) -> None:
+        if not granted.is_set() and any(one.queue == "private" for item in advances for one in item.messages):
+            raise AccessRefused("not there")
+        await write(self, advances, *others)
+
+    monkeypatch.setattr(Advancer, "_write", fragile)
+    app.conf.task_create_missing_queues = True
+    add, total = app.tasks["shop.add"], app.tasks["shop.total"]
+    chord = (group(add.s(1, 1), add.s(2, 2)) | total.s().set(queue="private")).delay()
+    with running_worker(app, queues=["default", "private"]):
+        wait_for(lambda: "cannot be advanced, and is tried again in 0.2 s: not there" in caplog.text)
+        other = (group(add.s(1, 1), add.s(2, 2)) | total.s()).delay()
+        assert other.get(timeout=PATIENCE) == 6
+        granted.set()
+        assert chord.get(timeout=PATIENCE) == 6
 
 
 async def test_a_node_that_can_be_neither_advanced_nor_removed_is_left_and_others_go_on(

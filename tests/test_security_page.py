@@ -262,6 +262,23 @@ def test_an_operator_on_rabbitmq_looks_commands_and_operates(permitted: Callable
         assert len(operator.broker.complete(Inspector(operator, timeout=PATIENCE).ping()).values) == 1
 
 
+def test_a_link_to_a_queue_that_a_worker_on_rabbitmq_may_not_declare_is_a_fault_of_its_message_alone(
+    place: Place, permitted: Callable[[str], Celeriac]
+) -> None:
+    worker, caller = permitted("worker"), app_on(place.url, result_backend="rpc://", task_create_missing_queues=True)
+    add = caller.tasks["shop.add"]
+    linked = add.apply_async((1, 2), link=add.s(3).set(queue="private"))
+    calls = [linked, *(add.delay(1, 2) for _ in range(10))]
+    with running_worker(worker):
+        assert [call.get(timeout=PATIENCE) for call in calls] == [3] * 11
+        operations = worker.broker.operations()
+        (letter,) = wait_for(lambda: worker.broker.complete(operations.dead(None, 10)))
+        assert add.delay(2, 2).get(timeout=PATIENCE) == 4
+    caller.close()
+    assert letter.message.id == linked.id
+    assert re.search(f"it cannot be settled: .*{PERMIT}", letter.reason)
+
+
 @pytest.mark.parametrize("lost", ["configure", "write", "read"])
 def test_a_worker_on_rabbitmq_without_a_permission_ends_and_says_which(place: Place, tmp_path: Path, lost: str) -> None:
     rights = {"configure": ".*", "write": ".*", "read": ".*", lost: "^$"}

@@ -22,6 +22,7 @@ from celeriac.canvas.tree import Tree
 from celeriac.errors import AccessRefused, BackendError, BrokerError
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
+from celeriac.model.repeated_warnings import RepeatedWarnings
 from celeriac.ports.broker import Lease
 from celeriac.ports.workflows import Advance, PendingNode, WorkflowStore
 from celeriac.worker.heartbeat import FIRST_PAUSE, fault, may_end, next_pause
@@ -51,6 +52,7 @@ class Advancer:
         self._joined = joined
         self._outages = outages
         self._notifier = notifier
+        self._warnings = RepeatedWarnings(log)
 
     async def run(self) -> None:
         """Advance pending nodes as they come, until cancelled."""
@@ -107,16 +109,25 @@ class Advancer:
             try:
                 await self._advance(store, pending)
             except Exception as error:
-                if may_end(error):
+                if may_end(error) and not isinstance(error, AccessRefused):
                     raise
-                log.warning("Cannot advance %d nodes together, advancing them one by one: %s", len(pending), error)
+                if len(pending) > 1:
+                    self._warnings.warn("Cannot advance %d nodes together, advancing them one by one: %s",
+                                        len(pending), error)  # fmt: skip
                 for node in pending:
                     await self._advance_or_drop(store, node)
 
     async def _advance_or_drop(self, store: WorkflowStore, node: PendingNode) -> None:
-        """Advance a node. If that can never succeed, remove it: its workflow ends here, and others go on."""
+        """Advance a node. If that can never succeed, remove it: its workflow ends here, and others go on.
+
+        If rights are missing for what follows, it stays pending until they are granted. A store that refuses everything
+        refuses the next claim too.
+        """
         try:
             await self._advance(store, {node: MAYBE_SENT})
+        except AccessRefused as error:
+            self._warnings.warn("A node of the workflow %s cannot be advanced, and is tried again in %g s: %s",
+                                node.workflow, CLAIM_SECONDS, error)  # fmt: skip
         except Exception as error:
             if may_end(error):
                 raise

@@ -167,7 +167,7 @@ class Settler:
         try:
             await self._settle(lease, endings)
         except Exception as error:
-            if may_end(error):
+            if _is_outage(error):
                 raise
             if len(endings) == 1:
                 await self._set_aside(lease, endings[0], error)
@@ -185,14 +185,17 @@ class Settler:
         try:
             return await self._settle(lease, endings)
         except Exception as error:
-            if may_end(error):
+            if _is_outage(error):
                 raise
             if len(endings) == 1:
                 return [await self._set_aside(lease, endings[0], error)]
         return [accepted for ending in endings for accepted in await self.settle(lease, [ending])]
 
     async def _set_aside(self, lease: Lease, ending: Ending, error: Exception) -> bool:
-        """Make a dead letter of a message that cannot be settled, with a failure as its outcome; return whether."""
+        """Make a dead letter of a message that cannot be settled, with a failure as its outcome; return whether.
+
+        Raises `AccessRefused` if the worker may not do that either: then it is not about this message.
+        """
         message = ending.delivery.message
         reason = f"it cannot be settled: {error}"
         log.error("%s[%s] becomes a dead letter: %s", message.task, message.id, reason, exc_info=fault(error))
@@ -276,6 +279,14 @@ class Settler:
             self.attempt_log.lost(message, ending.lost)
         elif ending.unknown is not None:
             self.attempt_log.unknown(message, ending.unknown)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Return whether all settling fails for now, rather than that of one delivery.
+
+    A right may be missing for what follows one delivery alone, such as a queue that this worker may not write to.
+    """
+    return may_end(error) and not isinstance(error, AccessRefused)
 
 
 def _why_buried(ending: Ending) -> str:
