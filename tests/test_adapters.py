@@ -200,6 +200,23 @@ def test_a_mistyped_scheme_is_told_the_nearest_and_what_it_needs(folder: None, a
         _ = app.broker
 
 
+@pytest.mark.parametrize("scheme", ["amqp", "amqps10", "stomp", "redis", "rediss", "zmq"])
+@pytest.mark.parametrize("port", ["0", "65536", "99999"])
+def test_a_port_that_does_not_exist_is_refused_where_the_url_is_read(
+    make_app: Callable[..., Celeriac], scheme: str, port: str
+) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"(?i)port"):
+        _ = make_app(broker_url=f"{scheme}://localhost:{port}").broker
+
+
+@pytest.mark.parametrize("scheme", ["memcached", "tyrant", "mongodb"])
+def test_a_port_of_a_backend_that_does_not_exist_is_refused(make_app: Callable[..., Celeriac], scheme: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"(?i)port"):
+        _ = make_app(result_backend=f"{scheme}://localhost:99999").backend
+    with pytest.raises(ImproperlyConfigured, match="there is no port 99999"):
+        _ = make_app(broker_url="redis+sentinel://localhost:99999/service").broker
+
+
 @pytest.mark.parametrize(
     ("value", "source", "why"),
     [

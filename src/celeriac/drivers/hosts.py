@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
-from celeriac.drivers.sockets import number
+from celeriac.drivers.sockets import port_number
 from celeriac.errors import BrokerMisconfigured
 
 __all__ = ["Host", "Hosts", "parse_hosts"]
@@ -71,6 +71,6 @@ def parse_hosts(text: str, port: int) -> tuple[Host, ...]:
 def _host(text: str, port: int) -> Host:
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
-        return host, number(rest[1:], "port") if rest[1:] else port
+        return host, port_number(rest[1:]) if rest[1:] else port
     host, _, digits = text.partition(":")
-    return host or "localhost", number(digits, "port") if digits else port
+    return host or "localhost", port_number(digits) if digits else port

@@ -14,7 +14,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from celeriac.drivers.registry import Registry
-from celeriac.drivers.sockets import TimedSocket, number, prepare
+from celeriac.drivers.sockets import TimedSocket, port_number, prepare
 from celeriac.errors import BackendError, ImproperlyConfigured
 
 __all__ = ["Garbled", "Peer", "Stream", "batches", "host_of", "hosts_of"]
@@ -247,4 +247,4 @@ def _host(text: str, default: int) -> tuple[str, int]:
     if not host:
         raise ValueError("a server has no name")
     port = text.rpartition("]")[2].partition(":")[2]
-    return host, number(port, "port") if port else default
+    return host, port_number(port) if port else default

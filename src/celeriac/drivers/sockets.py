@@ -13,8 +13,8 @@ from functools import partial
 
 from celeriac.errors import ImproperlyConfigured
 
-__all__ = ["TLS_OPTIONS", "TimedSocket", "acknowledging_quickly", "check_credentials", "distrust", "number", "prepare",
-           "tls_context"]  # fmt: skip
+__all__ = ["TLS_OPTIONS", "TimedSocket", "acknowledging_quickly", "check_credentials", "distrust", "number",
+           "port_number", "prepare", "tls_context"]  # fmt: skip
 
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 TLS_OPTIONS = frozenset({*FILES, "ssl_check_hostname", "ssl_cert_reqs"})
@@ -60,6 +60,14 @@ def number(text: str, what: str) -> int:
     if not text.isdecimal():
         raise ValueError(f"the {what} {text!r} is not a number")
     return int(text)
+
+
+def port_number(text: str) -> int:
+    """Parse a port in a URL. Raises `ValueError` if there is no such port."""
+    found = number(text, "port")
+    if not 0 < found < 65536:
+        raise ValueError(f"there is no port {found}")
+    return found
 
 
 def check_credentials(url: str) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from celeriac.drivers.sockets import TLS_OPTIONS, check_credentials, number, prepare, tls_context
+from celeriac.drivers.sockets import TLS_OPTIONS, check_credentials, number, port_number, prepare, tls_context
 from celeriac.errors import ImproperlyConfigured
 
 __all__ = ["Address"]
@@ -56,8 +56,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
                 return cls._of_sentinels(parts.netloc, path)
             db = options.get("db") or ("" if parts.scheme == "unix" else path.strip("/")) or "0"
             found = cls(
-                host=parts.hostname or "localhost", port=parts.port or PORT, db=number(db, "database"),
-                tls=parts.scheme == "rediss",
+                host=parts.hostname or "localhost",
+                port=PORT if parts.port is None else port_number(str(parts.port)),
+                db=number(db, "database"), tls=parts.scheme == "rediss",
                 path=path if parts.scheme == "unix" else "", username=unquote(parts.username or ""),
                 password=unquote(parts.password or ""), options=options,
             )  # fmt: skip
@@ -80,7 +81,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("no service: write redis+sentinel://host:26379/service/0")
         pairs = [host.partition(":") for host in hosts.split(",")]
         return cls(
-            sentinels=tuple((host, number(port or str(SENTINEL_PORT), "port")) for host, _, port in pairs),
+            sentinels=tuple((host, port_number(port or str(SENTINEL_PORT))) for host, _, port in pairs),
             service=service,
             db=number(db or "0", "database"), username=unquote(username), password=unquote(password),
         )  # fmt: skip

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 import zmq.utils.z85 as z85
 
-from celeriac.drivers.sockets import number
+from celeriac.drivers.sockets import port_number
 from celeriac.errors import ImproperlyConfigured
 
 __all__ = ["DEFAULT_PORT", "Address", "hex_of", "read_key", "read_key_file", "write_key_file"]
@@ -76,10 +76,7 @@ def _endpoint(scheme: str, netloc: str, path: str) -> str:
     host, _, port = netloc.rpartition(":") if re.search(r":[^\]]*$", netloc) else (netloc, "", "")
     if not host:
         raise ValueError("it names no host")
-    found = number(port, "port") if port else DEFAULT_PORT
-    if not 0 < found < 65536:
-        raise ValueError(f"there is no port {found}")
-    return f"tcp://{host}:{found}"
+    return f"tcp://{host}:{port_number(port) if port else DEFAULT_PORT}"
 
 
 # --- Keys ---------------------------------------------------------------------------------------------
