@@ -217,6 +217,14 @@ def test_a_port_of_a_backend_that_does_not_exist_is_refused(make_app: Callable[.
         _ = make_app(broker_url="redis+sentinel://localhost:99999/service").broker
 
 
+def test_a_mistyped_broker_without_a_backend_of_its_own_is_a_mistake_of_the_broker(
+    make_app: Callable[..., Celeriac],
+) -> None:
+    app = make_app(broker_url="amqqp://h", result_backend=None)
+    with pytest.raises(ImproperlyConfigured, match=r"the setting `broker_url`\. Did you mean 'amqp://'"):
+        _ = app.backend
+
+
 @pytest.mark.parametrize(
     ("value", "source", "why"),
     [

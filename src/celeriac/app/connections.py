@@ -119,7 +119,7 @@ def _open(kind: Kind, other: Kind, url: str, settings: Settings, clock: Clock) -
         adapter = adapters.load(found[scheme])
         connect, own = adapter.connect, list(adapter.settings)
     else:
-        raise _unknown(kind, other, url, scheme)
+        raise _unknown(kind, other, url, scheme, settings)
     options = {name.partition("_")[2]: getattr(settings, name) for name in own}
     codec = codec_of(tuple(keys.parse_key(key) for key in settings.security_keys), str(options.get("prefix", "")),
                      settings.security_encrypt, settings.security_accept_unsigned,
@@ -144,11 +144,13 @@ def _built_in(url: str, adapter: BuiltIn, settings: Settings) -> tuple[Any, list
     return module.connect, [name for name in settings if name.startswith(f"{adapter.driver}_")]
 
 
-def _unknown(kind: Kind, other: Kind, url: str, scheme: str) -> ImproperlyConfigured:
+def _unknown(kind: Kind, other: Kind, url: str, scheme: str, settings: Settings) -> ImproperlyConfigured:
     """Return the error for a URL that no adapter opens."""
     if scheme == RPC or other.adapter(scheme) is not None or scheme in adapters.installed(other.group):
         return ImproperlyConfigured(f"No {kind.name} for {masked(url)!r}: {scheme}:// is only a {other.name}. "
                                     f"Set `{kind.setting}` to another URL.")  # fmt: skip
+    if kind is BACKEND and url == settings.broker_url:
+        kind = BROKER  # results are kept there unless `result_backend` is set
     schemes = sorted({*kind.schemes(), *adapters.installed(kind.group)})
     hint = nearest(scheme or url.partition(":")[0], schemes)
     extra = next((found.extra for name, found in kind.schemes().items() if f"'{name}'" in hint), None)
