@@ -169,7 +169,8 @@ def test_a_dialect_follows_what_the_server_says_of_itself(properties: Any, offer
 @pytest.mark.parametrize(
     ("name", "why"),
     [("ä", "use only ASCII"), ("a#", "use only ASCII"), ("a::b", "use only ASCII"), ("x" * 250, "too long by 63"),
-     ("amq.mine", "belong to the server"), ("celeriac.journal", "to Celeriac"), ("mail/dead", "of the queue 'mail'")],
+     ("amq.mine", "belong to the server"), ("celeriac.journal", "to Celeriac"), ("mail/dead", "of the queue 'mail'"),
+     ("mail/p9", "of the queue 'mail'"), ("mail/coroutine", "of the queue 'mail'")],
 )  # fmt: skip
 def test_an_invalid_name_of_a_queue_is_refused(amqp10_double: Double, make: Make, name: str, why: str) -> None:
     with pytest.raises(BrokerError, match=why):

@@ -209,6 +209,7 @@ async def test_a_declaration_that_is_cancelled_does_not_pass_its_error_to_the_ne
         ("amq.mine", "belong to the server"),
         ("celeriac.journal", "to Celeriac"),
         ("mail/dead", "dead letters of the queue 'mail'"),
+        ("mail/coroutine", "a part of the messages of the queue 'mail'"),
     ],
 )
 async def test_an_invalid_name_of_a_queue_is_refused(place: Place, name: str, why: str) -> None:
@@ -223,6 +224,15 @@ async def test_an_invalid_name_of_a_queue_is_refused(place: Place, name: str, wh
         with refused:
             await look
     assert await receive(lease) == []  # it stands
+
+
+@pytest.mark.parametrize("name", ["mail/p9", "mail/coroutine/p0"])
+async def test_a_name_of_a_priority_of_a_queue_is_refused_where_it_has_queues_of_its_own(
+    place: Place, name: str
+) -> None:
+    with pytest.raises(BrokerError, match="a part of the messages of the queue 'mail'"):
+        place.broker(queue_type="quorum").publish([message(name)])
+    place.broker(queue_type="classic").publish([message(name)])
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])

@@ -23,6 +23,9 @@ USUAL_PRIORITY = 5  # the priority whose line has the queue's own name
 HIGHEST_PRIORITY = 9
 DEAD = "/dead"
 LONGEST_SUFFIX = f"/{max(LANES, key=len)}/p{HIGHEST_PRIORITY}"  # that an address adds to the name of its queue
+_LANE = f"/(?:{'|'.join(lane for lane in LANES if lane != PLAIN)})"
+LANE_END = re.compile(f"{_LANE}$")  # that `Topology.address` adds to the name of a queue …
+LINE_END = re.compile(rf"(?:{_LANE})?(?:/p\d)?$")  # … and where priorities are lines
 
 
 class Line(NamedTuple):
@@ -84,6 +87,8 @@ class Topology:
             why = f"names that begin with {theirs} belong to the server, with {own!r} to Celeriac (`{rules.setting}`)"
         elif queue.endswith(DEAD):
             why = f"it holds the dead letters of the queue {queue.removesuffix(DEAD)!r}"
+        elif (whole := (LINE_END if self.priority_lines else LANE_END).sub("", queue)) != queue:
+            why = f"it holds a part of the messages of the queue {whole!r}"
         elif (over := self.length(queue) - rules.longest) > 0:
             why = f"it is too long by {over} characters{rules.counted}"
         if why:
