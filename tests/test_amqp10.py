@@ -322,6 +322,12 @@ def test_a_message_that_is_too_large_is_refused(amqp10_double: Double, make: Mak
     broker.publish([message(body=b"x" * 900_000)])
 
 
+def test_queues_that_another_protocol_has_declared_are_refused_with_what_to_do(place: Place, make: Make) -> None:
+    place.broker().publish([message()])
+    with pytest.raises(BrokerError, match=r"PRECONDITION_FAILED.*use another virtual host \(docs/brokers-amqp10.md\)"):
+        make(url_on(place)).publish([message()])
+
+
 async def test_missing_rights_are_reported_and_end_the_lease(amqp10_double: Double, make: Make) -> None:
     broker = make(amqp10_double.url)
     with pytest.raises(AccessRefused, match=r"'forbidden': not for you .*Give the user the right"):

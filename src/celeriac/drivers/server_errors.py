@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from celeriac.errors import BrokerError
 
-__all__ = ["ConnectionLost", "RequestRefused"]
+__all__ = ["DECLARED_OTHERWISE", "ConnectionLost", "RequestRefused"]
+
+DECLARED_OTHERWISE = (
+    " The queue was declared by another program, or by Celeriac in another way: amqp://, amqp10:// and stomp:// "
+    "declare queues differently. Let its workers empty it, and delete it, or use another virtual host "
+    "(docs/brokers-amqp10.md)."
+)  # what to do about a queue with other properties
 
 
 class ConnectionLost(ConnectionError):

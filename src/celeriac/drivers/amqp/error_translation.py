@@ -8,7 +8,7 @@ from typing import Any
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.dialect import RABBITMQ, Dialect
 from celeriac.drivers.amqp.frames import Publication
-from celeriac.drivers.server_errors import ConnectionLost, RequestRefused
+from celeriac.drivers.server_errors import DECLARED_OTHERWISE, ConnectionLost, RequestRefused
 from celeriac.errors import AccessRefused, BrokerMisconfigured, BrokerUnavailable
 
 __all__ = ["MISSING", "ChannelClosed", "NoConfirms", "Refused", "RightsMissing", "channel_closed", "closed", "ended"]
@@ -64,8 +64,8 @@ def _step(code: int, text: str, dialect: Dialect) -> str:
         return (" A task ran longer than the server's `consumer_timeout` (30 minutes by default), so the server took "
                 "the message back. Raise it in rabbitmq.conf: consumer_timeout = 86400000")  # fmt: skip
     if code == 406 and "inequivalent" in text:
-        return (" The queue was declared by another program, or with another `amqp_queue_type`. Empty and delete it, "
-                "or choose another name or `amqp_prefix`.")  # fmt: skip
+        return (f"{DECLARED_OTHERWISE} If `amqp_queue_type` has changed, set it as it was, or choose another name or "
+                "`amqp_prefix`.")  # fmt: skip
     if code == 406 and "larger than" in text:
         return (" Send less, or send a reference (to a file, a row), or raise the server's limit"
                 + (dialect.advice(" in rabbitmq.conf: max_message_size = 134217728") or "."))  # fmt: skip

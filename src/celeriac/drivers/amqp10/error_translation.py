@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from celeriac.drivers.amqp10.address import Address
-from celeriac.drivers.server_errors import ConnectionLost, RequestRefused
+from celeriac.drivers.server_errors import DECLARED_OTHERWISE, ConnectionLost, RequestRefused
 from celeriac.errors import AccessRefused, BrokerMisconfigured
 
 __all__ = ["FAULT", "Closed", "Refusal", "Refused", "RightsMissing", "misconfigured", "opening_failed", "refused"]
@@ -33,7 +33,7 @@ class Refused(RequestRefused):
 
     def __init__(self, what: str, refusal: Exception) -> None:
         condition = getattr(refusal, "condition", "")
-        super().__init__(f"The server refused {what}: {refusal}.{_step(condition)}")
+        super().__init__(f"The server refused {what}: {refusal}.{_step(condition, str(refusal))}")
         self.condition: str = condition
         self.too_large = condition in TOO_LARGE
 
@@ -57,7 +57,9 @@ def refused(what: str, refusal: Exception) -> Refused:
     return (RightsMissing if getattr(refusal, "condition", "") == UNAUTHORIZED else Refused)(what, refusal)
 
 
-def _step(condition: str) -> str:
+def _step(condition: str, text: str) -> str:
+    if "inequivalent arg" in text:
+        return DECLARED_OTHERWISE
     if condition == UNAUTHORIZED:
         return " Give the user the right to use this address, to create it, to send to it and to receive from it."
     if condition in MISSING:

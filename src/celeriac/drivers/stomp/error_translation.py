@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from celeriac.drivers.server_errors import RequestRefused
+from celeriac.drivers.server_errors import DECLARED_OTHERWISE, RequestRefused
 from celeriac.drivers.stomp.address import Address
 from celeriac.errors import AccessRefused, BrokerMisconfigured, BrokerUnavailable
 
@@ -47,7 +47,7 @@ def _step(text: str) -> str:
     if any(words in low for words in RIGHTS):
         return " Give the user the permissions that docs/brokers-stomp.md lists."
     if "inequivalent arg" in low:
-        return " The queue was declared by another program. Empty and delete it, or choose another name."
+        return DECLARED_OTHERWISE
     return ""
 
 
