@@ -242,6 +242,26 @@ def test_over_tls_a_certificate_is_checked(activemq: ActiveMQServer, servers: li
     broker(servers, f"{url}?ssl_ca_certs={activemq.certificates.authority}").publish([message()])
 
 
+@pytest.mark.parametrize(("scheme", "answer", "said"), [
+    ("stomps", b"ERROR\nmessage:what\n\n\0", "This port may speak no TLS, or another version of it: "),
+    ("stomp", b"\x15\x03\x03\x00\x02\x02\x46", r"does it speak STOMP on this port \("),
+])  # fmt: skip
+def test_a_port_with_tls_is_told_apart_from_one_without(
+    servers: list[Server], scheme: str, answer: bytes, said: str
+) -> None:
+    imposter = Imposter(answer)
+    with pytest.raises(BrokerUnavailable, match=f"{said}stomps?:// is STOMP .* TLS, and stomps?:// is STOMP .* TLS"):
+        broker(servers, f"{scheme}://127.0.0.1:{imposter.port}").publish([message()])
+    imposter.close()
+
+
+def test_a_port_of_another_protocol_that_does_not_answer_is_doubted(servers: list[Server]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"stomp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(BrokerUnavailable, match="Or this port is for something else: stomp:// is STOMP without"):
+            broker(servers, url, timeout=0.3).publish([message()])
+
+
 async def test_over_tls_a_worker_receives_and_settles(activemq: ActiveMQServer, servers: list[Server]) -> None:
     url = activemq.url("tls-worker", port=activemq.tls_port, scheme="stomps")
     here = broker(servers, f"{url}?ssl_ca_certs={activemq.certificates.authority}")

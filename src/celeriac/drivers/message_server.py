@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -105,17 +106,24 @@ class MessageServer(ABC, Generic[LoopConnected]):
         if isinstance(error, BrokerUnavailable):
             return error
         protocol = self.address.protocol
+        ways = {tls: f"{scheme}:// is {protocol} {'over' if tls else 'without'} TLS"
+                for scheme, (_, tls) in self.address.schemes.items()}  # fmt: skip
         secure = next(scheme for scheme, (_, tls) in self.address.schemes.items() if tls)
         if distrusted := distrust(error, f"the {protocol} server at {self.address}", f"{secure}://"):
             return BrokerMisconfigured(distrusted)
         if blocked:
             return BrokerUnavailable(f"{self} accepts no messages at present: {blocked}. Give it more memory or disk, "
                                      f"or let workers catch up. {self.advice(is_blocked=True)}")  # fmt: skip
+        way = f"{ways[self.address.tls]}, and {ways[not self.address.tls]}"
         if isinstance(error, TimeoutError):
+            doubt = "" if self.known else f" Or this port is for something else: {way}."
             return BrokerUnavailable(f"{self} did not answer within {timeout:g} s (`broker_publish_timeout`). If it is "
-                                     "running, see its log: it may be out of memory or disk.")  # fmt: skip
+                                     f"running, see its log: it may be out of memory or disk.{doubt}")  # fmt: skip
+        if isinstance(error, ssl.SSLError):
+            return BrokerUnavailable(f"{self} cannot be reached: {error}. This port may speak no TLS, or "
+                                     f"another version of it: {way}. {self.advice(is_blocked=False)}")  # fmt: skip
         return BrokerUnavailable(f"{self} cannot be reached: {error}. Is it running, and does it speak {protocol} on "
-                                 f"this port? {self.advice(is_blocked=False)}")  # fmt: skip
+                                 f"this port ({way})? {self.advice(is_blocked=False)}")  # fmt: skip
 
     def advice(self, is_blocked: bool) -> str:
         """Return how to find out why the server takes no messages, or cannot be reached."""
