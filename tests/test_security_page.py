@@ -22,16 +22,17 @@ from tests.promises.harness import set_stage
 from tests.rabbitmq_server import Place
 from tests.redis_server import RedisServer, running_redis
 
-PAGE = (Path(__file__).parent.parent / "docs" / "security.md").read_text()
+DOCS = Path(__file__).parent.parent / "docs"
 MINE = "my-own-id"
 FOR_OPERATORS = (["control", "shutdown"], ["queues", "pause", "mail"], ["purge", "default", "--yes"], ["queues"],
                  ["status"])  # fmt: skip
 
 
-def lines(language: str) -> list[str]:
-    """Return the lines of the page's block in this language."""
-    (block,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    return str(block).splitlines()
+def lines(language: str, page: str = "security") -> list[str]:
+    """Return the lines of a page's blocks in this language."""
+    text = (DOCS / f"{page}.md").read_text()
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in str(block).splitlines()]
 
 
 def app_on(url: str, **settings: Any) -> Celeriac:
@@ -205,6 +206,34 @@ def test_a_worker_on_redis_that_loses_a_right_ends_and_says_which(
 # --- RabbitMQ -----------------------------------------------------------------------------------------
 
 PERMIT = r"ACCESS_REFUSED.*Give the user the permissions of its role \(docs/security\.md\)"
+
+
+@pytest.mark.parametrize(("page", "scheme"), [("brokers-stomp", "stomp"), ("brokers-amqp10", "amqp10")])
+def test_callers_and_workers_by_other_protocols_have_the_permissions_that_they_need(
+    place: Place, page: str, scheme: str
+) -> None:
+    permissions = [line for line in lines("rabbitmq", page) if "set_permissions" in line]
+    apps = {}
+    for line in permissions:
+        *_, role, configure, write, read = shlex.split(line)
+        permit(place, role, configure, write, read)
+        by_amqp = place.rabbit.url(place.vhost, f"{role}:secret")
+        by_stomp = place.rabbit.stomp_url(place.vhost, f"{role}:secret")
+        url = by_stomp if scheme == "stomp" else by_amqp.replace("amqp://", f"{scheme}://")
+        apps[role] = app_on(url, result_backend="rpc://")
+    caller, worker = apps["caller"], apps["worker"]
+    add = caller.tasks["shop.add"]
+    with running_worker(worker):
+        calls = [add.delay(1, 2), add.apply_async((1, 2), queue="mail"), add.apply_async((1, 2), priority=9)]
+        assert [call.get(timeout=PATIENCE) for call in calls] == [3] * 3
+        add.delay(1, 2).revoke()
+        for arguments in (["queues", "pause", "mail"], ["queues", "resume", "mail"], ["queues", "peek", "default"],
+                          ["queues", "dead", "list"], ["inspect", "ping"]):  # fmt: skip
+            assert command(worker, *patient(*arguments)).exit_code == 0
+        for arguments in (["inspect", "ping"], ["queues", "dead", "list"]):
+            assert "access_refused" in command(caller, *patient(*arguments)).output.lower()
+    for app in apps.values():
+        app.close()
 
 
 @pytest.fixture

@@ -61,7 +61,8 @@ def _step(condition: str, text: str) -> str:
     if "inequivalent arg" in text:
         return DECLARED_OTHERWISE
     if condition == UNAUTHORIZED:
-        return " Give the user the right to use this address, to create it, to send to it and to receive from it."
+        return (" Give the user the right to use this address, to create it, to send to it and to receive from it "
+                "(docs/brokers-amqp10.md).")  # fmt: skip
     if condition in MISSING:
         return (" Create the queue, or let the server create queues that are asked for (docs/brokers-amqp10.md says "
                 "how).")  # fmt: skip
