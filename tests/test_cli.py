@@ -440,6 +440,7 @@ def test_dead_letters_are_listed_resent_and_dropped(folder: Path) -> None:
         "active": 0,
         "dead": 0,
         "paused": False,
+        "uncounted": "",
     }
 
 

@@ -51,6 +51,8 @@ CASES: list[tuple[str, Collected, Trends, list[FailureSignature], str | None]] =
     ("paused", collected(queues=[QueueCounts(queue="mail", ready=1, paused=True)]), growing(5), [],
      "The queue mail is paused, and 1 task waits."),
     ("it grows", collected(), growing(5), [], "The queue mail grows by 5/s: 200 tasks wait, the oldest for 0"),
+    ("numbers that are not told", collected(queues=[QueueCounts(queue="mail", uncounted="It tells none.")]), Trends(),
+     [], "Numbers of waiting tasks and dead letters are unknown or too low: It tells none."),
     ("it grows slowly", collected(), growing(0), [], None),
     ("the oldest waits for long", collected(latencies={"mail": 900.0}), Trends(), [],
      "The oldest task in the queue mail has waited for 15"),

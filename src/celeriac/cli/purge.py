@@ -44,7 +44,7 @@ def command(session: Session, *, queues: tuple[str, ...], of_all: bool, yes: boo
     counts = session.run(_counts(inspector, queues))
     queues = tuple(count.queue for count in counts)
     if not yes:
-        waiting = ", ".join(f"{count.ready + count.scheduled:,} in {count.queue}" for count in counts)
+        waiting = ", ".join(f"{_waiting(count)} in {count.queue}" for count in counts)
         click.confirm(f"Delete all waiting messages ({waiting})? They cannot be recovered.", abort=True, err=True)
     dropped = session.run(inspector.purge(queues))
     if as_json:
@@ -52,6 +52,11 @@ def command(session: Session, *, queues: tuple[str, ...], of_all: bool, yes: boo
     else:
         for queue, count in dropped.items():
             echo(f"Dropped {count:,} from {queue}.")
+
+
+def _waiting(count: QueueCounts) -> str:
+    waiting = f"{count.ready + count.scheduled:,}"
+    return waiting if not count.uncounted else f"at least {waiting}"
 
 
 async def _counts(inspector: Inspector, queues: tuple[str, ...]) -> list[QueueCounts]:

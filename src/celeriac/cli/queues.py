@@ -13,7 +13,7 @@ from celeriac.cli.documents import as_json, emit
 from celeriac.cli.numbers import WholeNumber
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
-from celeriac.cli.tables import call, show, when
+from celeriac.cli.tables import call, show, tell_uncounted, when
 from celeriac.documents import call_of, dead_document, message_document
 
 if TYPE_CHECKING:
@@ -50,8 +50,10 @@ def command(session: Session, *, as_json: bool) -> None:
         emit([msgspec.to_builtins(queue) for queue in queues])
         return
     show(["queue", "ready", "scheduled", "active", "dead", "paused"],
-         [(queue.queue, queue.ready, queue.scheduled, queue.active, queue.dead, queue.paused) for queue in queues],
+         [(queue.queue, queue.shown(queue.ready), queue.scheduled, queue.active, queue.shown(queue.dead), queue.paused)
+          for queue in queues],
          empty="There are no queues.", numbers=["ready", "scheduled", "active", "dead"])  # fmt: skip
+    tell_uncounted(queues)
 
 
 @command.command("peek")

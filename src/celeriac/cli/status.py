@@ -11,7 +11,7 @@ from celeriac.cli.documents import as_json, emit
 from celeriac.cli.numbers import Number
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
-from celeriac.cli.tables import duration, show
+from celeriac.cli.tables import duration, show, tell_uncounted
 from celeriac.documents import instant
 from celeriac.errors import CeleriacError
 from celeriac.inspector import Answers, Inspector, WorkerStats
@@ -51,9 +51,10 @@ def command(session: Session, *, timeout: float, as_json: bool) -> None:
         echo()
         served = {queue for worker in workers.values() for queue in worker.queues}
         show(["queue", "ready", "scheduled", "active", "dead", "state"],
-             [(queue.queue, queue.ready, queue.scheduled, queue.active, queue.dead, _state(queue, served))
-              for queue in queues],
+             [(queue.queue, queue.shown(queue.ready), queue.scheduled, queue.active, queue.shown(queue.dead),
+               _state(queue, served)) for queue in queues],
              title="Queues", numbers=["ready", "scheduled", "active", "dead"])  # fmt: skip
+        tell_uncounted(queues)
     if seen.error is not None:
         echo(f"Error: The workers cannot be asked: {seen.error}", err=True)
         click.get_current_context().exit(1)

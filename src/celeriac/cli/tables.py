@@ -10,16 +10,23 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from celeriac.cli.output import is_terminal
+from celeriac.cli.output import echo, is_terminal
 from celeriac.model.clock import aware
 from celeriac.model.durations import duration
+from celeriac.ports.operations import QueueCounts
 
-__all__ = ["call", "duration", "show", "until", "when"]
+__all__ = ["call", "duration", "show", "tell_uncounted", "until", "when"]
 
 PIPE_WIDTH = 10_000  # columns
 LAST_WIDTH = 24  # character columns: the least width of the last column on a narrow terminal
 GAP = 2  # character columns between two table columns
 CELL_LENGTH = 80  # characters: the longest text for a call's arguments
+
+
+def tell_uncounted(queues: Iterable[QueueCounts]) -> None:
+    """Say why numbers of messages are shown as "?", or as "400+"."""
+    for why in dict.fromkeys(queue.uncounted for queue in queues if queue.uncounted):
+        echo(why, err=True)
 
 
 def show(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "", empty: str = "None.",

@@ -14,6 +14,7 @@ from celeriac.dashboard import wording
 from celeriac.dashboard.assets import asset_path
 from celeriac.dashboard.template_cache import TemplateCache
 from celeriac.dashboard.view import View, segment
+from celeriac.ports.operations import QueueCounts
 
 __all__ = ["ENVIRONMENT", "compile_all", "condition", "render"]
 
@@ -87,6 +88,12 @@ def _visible(value: Any) -> Any:
     return value
 
 
+def _tally(counts: QueueCounts, count: int) -> str:
+    """Return a number of ready or dead messages, as far as the server tells it."""
+    shown = counts.shown(count)
+    return shown if isinstance(shown, str) else wording.number(shown)
+
+
 def _exact(value: str) -> str:
     """Return text with all its characters: for the value of a field."""
     return Markup("{}").format(value)
@@ -100,7 +107,7 @@ def _environment() -> Environment:
                      wording.error_name, segment):  # fmt: skip
         made.filters[function.__name__] = function
     made.filters.update(ago=_ago, state=_state, wrapped=_wrapped, first_line=_first_line, condition=condition,
-                        pattern=_pattern, exact=_exact)  # fmt: skip
+                        pattern=_pattern, exact=_exact, tally=_tally)  # fmt: skip
     made.globals.update(asset=_asset)
     return made
 

@@ -48,6 +48,8 @@ def troubles(collected: Collected, trends: Trends, signatures: Sequence[FailureS
     """Return what is wrong, the worst first."""
     found = [Trouble("fault", text) for source, text in SOURCES.items() if collected.up.get(source) is False]
     found += _of_workers(collected)
+    if why := next((one.uncounted for one in collected.queues or () if one.uncounted), ""):
+        found.append(Trouble("warning", f"Numbers of waiting tasks and dead letters are unknown or too low: {why}"))
     for one in collected.queues or ():
         found += queue_troubles(one, collected, trends, module)
     if collected.workers == {} and not found:

@@ -205,7 +205,7 @@ def _turn(facts: Facts, blocked: bool, stopped: bool) -> Iterator[Reason]:
         of = f" of at most {facts.max_attempts}" if facts.max_attempts is not None else ""
         yield Reason("retrying", f"This is attempt {message.attempt}{of}.", "",
                      data={"attempt": message.attempt, "of": facts.max_attempts})  # fmt: skip
-    ready = counts.ready if counts is not None else None
+    ready = counts.ready if counts is not None and not counts.uncounted else None
     most = facts.before if facts.before is not None else max(PEEKED, (ready or 0) - 1)
     if most:
         exact = facts.before is not None

@@ -50,6 +50,12 @@ class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
     active: int = 0  # held by workers
     dead: int = 0
     paused: bool = False
+    uncounted: str = ""
+    """Why the server does not tell how many are ready and dead: there are at least so many. Empty: it does."""
+
+    def shown(self, count: int) -> str | int:
+        """Return the number of ready or dead messages as people read it."""
+        return count if not self.uncounted else f"{count:,}+" if count else "?"
 
 
 class Dead(msgspec.Struct, frozen=True, kw_only=True):

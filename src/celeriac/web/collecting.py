@@ -342,7 +342,8 @@ class Collector:
             samples.set("celery_worker_tasks_active", sum(load.busy.values()), name)
         for one in collected.queues or ():
             workers = receivers(collected, one.queue)
-            samples.set("celery_queue_length", one.ready, one.queue)
+            if not one.uncounted:
+                samples.set("celery_queue_length", one.ready, one.queue)
             samples.set("celery_active_consumer_count", len(workers), one.queue)
             samples.set("celery_active_worker_count", len(workers), one.queue)
             samples.set("celery_active_process_count", sum(_processes(collected, name) for name in workers), one.queue)

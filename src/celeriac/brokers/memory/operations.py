@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -34,14 +35,11 @@ class MemoryOperations(Operations):
     async def queues(self) -> list[QueueCounts]:
         places = [(where, message.queue) for where, message in self._places().values()]
         names = {queue for _, queue in places} | self._store.paused
-        return [
-            QueueCounts(
-                queue=name,
-                paused=name in self._store.paused,
-                **{where: places.count((where, name)) for where in ("ready", "scheduled", "active", "dead")},
-            )
-            for name in sorted(names)
-        ]
+        counted: dict[str, dict[str, Any]] = {
+            name: {where: places.count((where, name)) for where in ("ready", "scheduled", "active", "dead")}
+            for name in names
+        }
+        return [QueueCounts(queue=name, paused=name in self._store.paused, **counted[name]) for name in sorted(names)]
 
     async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
         found = [

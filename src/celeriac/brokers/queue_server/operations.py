@@ -17,7 +17,7 @@ from celeriac.brokers.queue_server.journal import LOOKED_SECONDS, Journal, Looke
 from celeriac.brokers.queue_server.presence import ANSWER_SECONDS, Presence, call_roll
 from celeriac.brokers.queue_server.sender import Sender
 from celeriac.brokers.queue_server.topology import queues_of
-from celeriac.brokers.queue_server.transport import Inspection, Taken
+from celeriac.brokers.queue_server.transport import Inspection, NotCounted, Taken
 from celeriac.brokers.queue_server.waiting import WaitingMessages
 from celeriac.errors import NotSupported
 from celeriac.model.codec import Codec
@@ -47,22 +47,24 @@ class QueueServerOperations(Operations):
             topology = self._transport.topology
             kept = await self._waiting.counts()
             names = sorted({*queues_of(journal.lines), *journal.paused, *kept})
-            ready = dict.fromkeys(names, 0)
+            ready, dead, uncounted = dict.fromkeys(names, 0), dict.fromkeys(names, 0), dict.fromkeys(names, "")
             for line in journal.lines:
-                ready[line.queue] += await inspection.size(topology.address(line))
-            dead = {name: await inspection.size(topology.dead(name)) for name in names}
+                size, uncounted[line.queue] = await _size(inspection, topology.address(line), uncounted[line.queue])
+                ready[line.queue] += size
+            for name in names:
+                dead[name], uncounted[name] = await _size(inspection, topology.dead(name), uncounted[name])
             presences = await self._call_roll(inspection)
         active = {name: sum(presence.held.get(name, 0) for presence in presences) for name in names}
         if self._transport.counts_held:
             ready = {name: max(0, count - active[name]) for name, count in ready.items()}
         found = [
-            QueueCounts(queue=name, ready=ready[name] + due, scheduled=waiting, dead=dead[name],
-                        paused=name in journal.paused,
-                        active=active[name])
+            QueueCounts(queue=name, ready=ready[name] + due, scheduled=waiting, active=active[name], dead=dead[name],
+                        paused=name in journal.paused, uncounted=uncounted[name])
             for name in names
             for due, waiting in [kept.get(name, (0, 0))]
         ]  # fmt: skip
-        return [one for one in found if one.paused or one.ready or one.scheduled or one.active or one.dead]
+        return [one for one in found
+                if one.paused or one.ready or one.scheduled or one.active or one.dead or one.uncounted]  # fmt: skip
 
     @again_when_lost
     async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
@@ -250,3 +252,11 @@ def _readable(body: bytes, queue: str, codec: Codec) -> Message:
         return unpack(body, queue, codec).message
     except ValueError as error:
         return unreadable(body, queue, str(error)).message
+
+
+async def _size(inspection: Inspection, address: str, why: str) -> tuple[int, str]:
+    """Return the size of a queue, and why it, or an earlier one, is only what it has at least."""
+    try:
+        return await inspection.size(address), why
+    except NotCounted as error:
+        return error.at_least, str(error)

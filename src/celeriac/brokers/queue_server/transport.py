@@ -16,15 +16,23 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
 from celeriac.brokers.queue_server.topology import Line, Topology
-from celeriac.errors import AccessRefused, BrokerError
+from celeriac.errors import AccessRefused, BrokerError, NotSupported
 from celeriac.model.codec import Codec
 
-__all__ = ["Holds", "Inspection", "Keep", "Procedure", "Pushed", "QueueMissing", "Subscription", "Taken", "Transport",
-           "Unsent", "WorkerConnection", "unsent"]  # fmt: skip
+__all__ = ["Holds", "Inspection", "Keep", "NotCounted", "Procedure", "Pushed", "QueueMissing", "Subscription", "Taken",
+           "Transport", "Unsent", "WorkerConnection", "unsent"]  # fmt: skip
 
 Result = TypeVar("Result")
 Procedure = Generator[Any, Any, Result]
 Keep = Callable[[list[bytes]], list[bool]]  # says of each entry of the journal whether it stays
+
+
+class NotCounted(NotSupported):
+    """The server does not tell how many messages a queue holds."""
+
+    def __init__(self, why: str, at_least: int) -> None:
+        super().__init__(why)
+        self.at_least = at_least
 
 
 class QueueMissing(BrokerError):

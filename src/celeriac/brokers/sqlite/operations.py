@@ -68,7 +68,7 @@ class SQLiteOperations(Operations):
         await self._wake_due()
         counted = self._rows(COUNT, ())
         paused = {queue for (queue,) in self._rows("SELECT CAST(queue AS TEXT) FROM pauses", ())}
-        counts: dict[str, dict[str, int]] = {queue: {} for queue in paused}
+        counts: dict[str, dict[str, Any]] = {queue: {} for queue in paused}
         for queue, table, count in counted:
             found = counts.setdefault(queue, {})
             state = READY if table == FRESH else table

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from celeriac.brokers.queue_server.server_transport import ConnectedInspection, ServerTransport
 from celeriac.brokers.queue_server.topology import DEAD
-from celeriac.brokers.queue_server.transport import Taken
+from celeriac.brokers.queue_server.transport import NotCounted, Taken
 from celeriac.brokers.stomp.connections import quiet
 from celeriac.brokers.stomp.topology import StompTopology
 from celeriac.brokers.stomp.uncounted import Uncounted
@@ -16,7 +16,6 @@ from celeriac.drivers.stomp.aio import AioConnection
 from celeriac.drivers.stomp.frames import Frame
 from celeriac.drivers.stomp.opening import Browse
 from celeriac.drivers.stomp.server import Server
-from celeriac.errors import NotSupported
 
 __all__ = ["StompInspection"]
 
@@ -49,12 +48,12 @@ class StompInspection(ConnectedInspection[StompTopology, AioConnection]):
     async def size(self, address: str) -> int:
         dialect = self._dialect
         if not dialect.browses:
-            raise NotSupported(f"{dialect.product} does not count the messages of a queue for those who reach it by "
-                               "STOMP. Count them with its own tools, or use amqp://.")  # fmt: skip
+            raise NotCounted(f"{dialect.product} does not count the messages of a queue for those who reach it by "
+                             "STOMP. Count them with its own tools, or use amqp://.", 0)  # fmt: skip
         count = len(await self._connection.browse(Browse(dialect.queue(address))))
         if count == PAGE:
-            raise NotSupported(f"{dialect.product} shows no more than {PAGE} messages of the queue {address!r}, so "
-                               f"that they cannot be counted. Let it show more in activemq.xml: {PAGES}")  # fmt: skip
+            raise NotCounted(f"{dialect.product} shows no more than {PAGE} messages of a queue, so that they cannot be "
+                             f"counted. Let it show more in activemq.xml: {PAGES}", PAGE)  # fmt: skip
         return count
 
     async def workers(self) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 __all__ = ["Dead", "Done", "Message", "Queue"]
 
@@ -18,6 +19,9 @@ class Queue(msgspec.Struct, kw_only=True):
     active: int
     dead: int
     paused: bool
+    uncounted: Annotated[
+        str, Meta(description="why there are only at least so many ready and dead; empty: there are exactly so many")
+    ]
 
 
 class Message(msgspec.Struct, kw_only=True):
