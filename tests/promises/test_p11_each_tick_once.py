@@ -222,6 +222,7 @@ def test_each_tick_is_sent_once_whatever_is_killed_frozen_cut_off_or_set_back(
     assert stage.app.backend is not None
     stage.app.conf.broker_publish_timeout = usual
     begun = entries(stage, size)
+    assert not any(entry.sent for entry in begun.values())
     stage.worker("-c", "2")
     trouble = Trouble(stage, seed, size)
     try:
@@ -272,9 +273,9 @@ def test_each_tick_is_sent_once_whatever_is_killed_frozen_cut_off_or_set_back(
 
 
 def entries(stage: Stage, size: Size) -> dict[str, Entry]:
-    """Declare half of the schedules, add the others, and return them all."""
+    """Declare half of the schedules, add the others, and return them all. Nothing is sent yet."""
     stage.app.conf.beat_schedule = declared(size.schedules // 2)
-    asyncio.run(stage.app.scheduler("first").turn())
+    asyncio.run(declare(stage))
     plain, coroutine = stage.victim.brief, stage.victim.abrief
     for number in range(size.schedules // 2):
         what = chain(plain.si(number), coroutine.si(number)) if is_chain(number) else coroutine.si(number)
@@ -285,6 +286,12 @@ def entries(stage: Stage, size: Size) -> dict[str, Entry]:
 def is_chain(number: int) -> bool:
     """Say whether an added schedule sends a chain. These are not edited: the ids of its tasks would be others."""
     return number % 5 == 0
+
+
+async def declare(stage: Stage) -> None:
+    """Bring what the app declares into the store, as a scheduler does: its whole turn would also send what is due."""
+    store = stage.app.schedules.store
+    await stage.app.scheduler("first").sync.turn(store, (await store.due(1)).now)
 
 
 async def stored(stage: Stage) -> dict[str, Entry]:
